@@ -1,0 +1,46 @@
+# Every target is one line of help; what takes more than a line lives in scripts/.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run test test-llama check fix docs smoke bench lock clean
+BIN := .venv/bin
+PYTHON ?=
+export PYTHON
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what running needs, and the embedded model
+	@scripts/setup.sh
+
+setup-dev: ## install what tests and checks need, too
+	@scripts/setup.sh dev
+
+run: setup ## start AirLab on http://127.0.0.1:8080; more arguments: ARGS="--port 9000"
+	@exec $(BIN)/airlab serve $(ARGS)
+
+test: setup-dev ## run the tests; some of them: ARGS="tests/manifest -k alias"
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-llama: setup-dev ## run the tests that need a real llama-server: AIRLAB_TEST_LLAMA_SERVER=/path/to/llama-server
+	@AIRLAB_TEST_REQUIRE_LLAMA=1 $(BIN)/python -m pytest -m llama $(ARGS)
+
+check: setup-dev ## lint, format, types, import direction, generated pages: what CI runs before the tests
+	@scripts/check.sh
+
+fix: setup-dev ## repair what a machine can: lint and format
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+docs: setup-dev ## write the generated pages: docs/airlab.schema.json, docs/manifest.md
+	@$(BIN)/python scripts/docs.py
+
+smoke: setup ## ask a running AirLab one of everything: AIRLAB_URL=http://127.0.0.1:8080
+	@$(BIN)/python scripts/smoke.py
+
+bench: setup-dev ## measure
+	@exec $(BIN)/python -m bench $(ARGS)
+
+lock: setup-dev ## pin the newest allowed versions of all packages again (needs uv)
+	@scripts/lock.sh
+
+clean: ## remove what setup, tests and checks made; models/ and .airlab/ stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	find app bench scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
