@@ -1,0 +1,94 @@
+"""What an engine is: RunSpec in, a running llama-server out. Knows nothing of requests, chat or other models.
+
+An engine is one file here that fulfils ``Engine``, and its section in ``manifest/schema.py``. ``fleet/instance.py`` is
+its only caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from app.manifest.schema import CacheType, Kind, NativeEngineSection
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsId:
+    """A model file with its size and time: a replaced file is another one."""
+
+    path: Path
+    size_bytes: int
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """All that decides how a llama-server is started. A model restarts when this differs, and for nothing else."""
+
+    engine: NativeEngineSection
+    kinds: frozenset[Kind]
+    weights: WeightsId | None
+    context_length: int
+    """Tokens, for each slot."""
+    slots: int
+    gpu_layers: int | None
+    """-1 all, 0 none; None leaves it to llama-server, which offloads what fits."""
+    threads: int
+    cache_type: CacheType | None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One start, as data: what a RunSpec became for one instance."""
+
+    key: str
+    arguments: tuple[str, ...]
+    socket: Path
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a llama-server ended: its exit code (minus the signal's number when killed) and its last log lines."""
+
+    code: int
+    last_lines: tuple[str, ...]
+
+
+class Running(Protocol):
+    """A llama-server process or container that exists, ready or not."""
+
+    @property
+    def socket(self) -> Path:
+        """The unix socket it serves on."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id on this host, where it has one."""
+
+    def activity(self) -> tuple[float, ...] | None:
+        """Numbers that grow while it does anything: processor seconds first, then bytes; None when it is gone."""
+
+    def last_lines(self) -> tuple[str, ...]:
+        """The end of its log, at most 200 lines."""
+
+    async def exited(self) -> Exit:
+        """Wait for its end."""
+
+    async def stop(self, *, grace_s: float) -> bool:
+        """End it; True once verified gone, with its socket. Finishes also when the caller is cancelled."""
+
+
+class Engine(Protocol):
+    """A way to run llama-server."""
+
+    def program(self) -> tuple[str, ...]:
+        """What is run, before the arguments. Raises EngineError when there is none."""
+
+    async def start(self, launch: Launch) -> Running:
+        """Make the process exist; readiness is watched by the caller. Raises EngineError."""
+
+    async def sweep(self) -> None:
+        """Remove this installation's leftovers, nobody else's."""

@@ -1,0 +1,88 @@
+"""RunSpec -> Launch: the exact argument list and environment, as data. Pure, so that ``airlab plan`` can print it.
+
+The flags are an allow-list: what is not written here cannot reach llama-server. Never passed: --tools, --agent, --rpc,
+--slot-save-path, --props, --path, --log-file, -hf, --model-url, --api-key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from app.engines.base import Launch, RunSpec
+from app.errors import EngineError
+
+_SOCKET_BYTES = 100
+"""Below the kernel's 107 for the path of a unix socket."""
+
+_CACHE_RAM_MIB = 512
+"""llama-server keeps old prompts in memory, 8 GiB of them by default: 24 chats grew it from 218 to 757 MiB."""
+
+_BATCH_TOKENS = 512
+"""A prompt's processing ends between batches only: cancelling took 3.9 s at the default of 2048, 0.1 s at 512."""
+
+_SHARED_EMBEDDING_TOKENS = 1024
+"""Longest text that a model embeds which also chats. A text is embedded in one batch, and a chat's prompt ends between
+batches only when its client leaves, so this is the middle between long texts and prompt cancelling."""
+
+_SPARE_HTTP_THREADS = 16
+"""Beyond one for each slot: without them 10 streams on 2 slots kept /health waiting for 8 s."""
+
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+"""All that a llama-server may know of our environment: no key, no token, no LLAMA_ARG_* that would add flags."""
+
+
+def socket_name(number: int, key: str) -> str:
+    """The file name of an instance's socket: the number makes it one path for each, the key says whose it is."""
+    return f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', key)[:24]}.sock"
+
+
+def launch_for(key: str, run: RunSpec, *, socket: Path, environment: Mapping[str, str]) -> Launch:
+    """What starts this model on this socket.
+
+    Raises:
+        EngineError: The model has no file, or the socket's path is too long for the kernel.
+    """
+    if run.weights is None:
+        raise EngineError(f"{key} has no file on disk")
+    if len(str(socket).encode()) > _SOCKET_BYTES:
+        raise EngineError(
+            f"the socket path {socket} is longer than {_SOCKET_BYTES} bytes; point TMPDIR at a shorter folder"
+        )
+    passed = {name: environment[name] for name in _PASSED_ON if name in environment}
+    return Launch(key, tuple(_arguments(key, run, run.weights.path, socket)), socket, passed | {"HOME": "/nonexistent"})
+
+
+def _batches(run: RunSpec) -> dict[str, int]:
+    if "embedding" not in run.kinds:
+        return {"--batch-size": _BATCH_TOKENS}
+    longest = run.context_length if run.kinds == {"embedding"} else min(run.context_length, _SHARED_EMBEDDING_TOKENS)
+    return {"--batch-size": longest, "--ubatch-size": longest}
+
+
+def _arguments(key: str, run: RunSpec, model: Path, socket: Path) -> list[str]:
+    pairs = {
+        "--model": model,
+        "--host": socket,
+        # Without an alias the file's path shows in answers; with several the alphabetically first would.
+        "--alias": key,
+        # llama-server divides its context among the slots.
+        "--ctx-size": run.context_length * run.slots,
+        "--parallel": run.slots,
+        "--threads": run.threads,
+        "--threads-http": run.slots + _SPARE_HTTP_THREADS,
+        **_batches(run),
+        "--cache-ram": _CACHE_RAM_MIB,
+        "--cache-reuse": 32,
+    }
+    if run.gpu_layers is not None:
+        # llama-server takes 999 for all: more than any model has.
+        pairs["--n-gpu-layers"] = 999 if run.gpu_layers < 0 else run.gpu_layers
+    if run.cache_type is not None:
+        pairs |= {"--cache-type-k": run.cache_type, "--cache-type-v": run.cache_type}
+    flags = ["--no-webui", "--offline"]
+    if "embedding" in run.kinds:
+        # Serves embeddings and chat; without it /v1/embeddings answers 501.
+        flags += ["--embeddings", "--pooling", "mean"]
+    return [str(part) for pair in pairs.items() for part in pair] + flags

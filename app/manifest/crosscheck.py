@@ -1,0 +1,86 @@
+"""What two keys of a manifest must agree on: names that refer to models, and names that may not clash.
+
+Pure, and asked only once the schema is satisfied; what a single key may hold is the schema's.
+"""
+
+from __future__ import annotations
+
+from app.manifest.nodes import Positions
+from app.manifest.problems import Path, Problem, nearest, shown, shown_path
+from app.manifest.schema import Manifest
+
+RESERVED = "default"
+"""The name under which clients ask for whatever the default model is."""
+
+
+def cross_problems(manifest: Manifest, positions: Positions) -> list[Problem]:
+    """Every disagreement between keys of the manifest, with its place in the file."""
+    return [*_references(manifest, positions), *_clashes(manifest, positions), *_sources(manifest, positions)]
+
+
+def _references(manifest: Manifest, positions: Positions) -> list[Problem]:
+    """Names that have to be keys of ``models``."""
+    names: list[tuple[Path, str | None]] = [(("default_model",), manifest.default_model)]
+    names += [(("profiles", key, "default_model"), profile.default_model) for key, profile in manifest.profiles.items()]
+    names += [(("models", key, "base_model"), model.base_model) for key, model in manifest.models.items()]
+    return [
+        _no_such_model(path, name, manifest, positions)
+        for path, name in names
+        if name is not None and name not in manifest.models
+    ]
+
+
+def _no_such_model(path: Path, name: str, manifest: Manifest, positions: Positions) -> Problem:
+    keys = tuple(manifest.models)
+    by_alias = {alias: key for key, model in manifest.models.items() for alias in model.aliases}
+    meant = by_alias.get(name) or nearest(name, keys)
+    what = f"{shown(name)} is an alias" if name in by_alias else f"no model has the key {shown(name)}"
+    return positions.problem(
+        path,
+        what + (f"; did you mean `{meant}`?" if meant else ""),
+        allowed=_listed(keys),
+        fix=f"write {meant}" if meant else "write one of these, or add the model below `models:`",
+        suggestion=meant,
+    )
+
+
+def _listed(keys: tuple[str, ...]) -> str:
+    return ", ".join(keys[:20]) + (f" and {len(keys) - 20} more keys of models" if len(keys) > 20 else "")
+
+
+def _clashes(manifest: Manifest, positions: Positions) -> list[Problem]:
+    """Names that two models answer to. Case does not tell them apart, as it does not for the people who type them."""
+    names: list[tuple[Path, str]] = [(("models", key), key) for key in manifest.models]
+    for key, model in manifest.models.items():
+        names += [(("models", key, "aliases", index), alias) for index, alias in enumerate(model.aliases)]
+    problems: list[Problem] = []
+    taken: dict[str, Path] = {}
+    for path, name in names:
+        if name.casefold() == RESERVED:
+            message = f"the name {shown(name)} is reserved: it stands for the default model"
+            problems.append(positions.problem(path, message, at_key=True, fix="choose another name"))
+        elif name.casefold() in taken:
+            other = taken[name.casefold()]
+            message = (
+                f"the name {shown(name)} is taken already, by {shown_path(other)} on line {positions.key(other).line}"
+            )
+            problems.append(positions.problem(path, message, at_key=True, fix="choose another name, or delete it"))
+        else:
+            taken[name.casefold()] = path
+    return problems
+
+
+def _sources(manifest: Manifest, positions: Positions) -> list[Problem]:
+    """Models that no weights can be found for. Two that share one file are fine: their settings may differ."""
+    fix = "add `filename: NAME.gguf` for a file below models/, or one of the others"
+    return [
+        positions.problem(
+            ("models", key),
+            "says nowhere where its weights are",
+            at_key=True,
+            allowed="filename, hf_repo or download_url",
+            fix=fix,
+        )
+        for key, model in manifest.models.items()
+        if not (model.filename or model.hf_repo or model.download_url)
+    ]

@@ -1,0 +1,231 @@
+"""The whole shape of ``airlab.yaml``: every key is an attribute here, and its docstring is its documentation.
+
+Pure: nothing here reads a file or looks at the host. What two keys must agree on is checked in ``crosscheck.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from app import units
+
+ModelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+"""A model's name in the YAML, in URLs and in file names: letters, digits, dot, dash, underscore."""
+
+Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=128)]
+"""Another name that clients may ask for; slashes and colons are fine here."""
+
+
+def _written(read: Callable[[str], float]) -> BeforeValidator:
+    """A quantity may be a plain number or text with a unit."""
+
+    def convert(value: Any) -> Any:
+        return read(value) if isinstance(value, str) else value
+
+    return BeforeValidator(convert)
+
+
+def _layers(value: Any) -> Any:
+    return -1 if value == "all" else value
+
+
+def _inside_models(value: str) -> str:
+    parts = value.split("/")
+    if any(part.startswith(".") or not part for part in parts) or "\\" in value or not value.endswith(".gguf"):
+        raise ValueError("must be a .gguf file below models/, written with forward slashes, without . or ..")
+    return value
+
+
+Tokens = Annotated[int, _written(units.parse_tokens)]
+DurationS = Annotated[float, _written(units.parse_duration_s)]
+SizeBytes = Annotated[int, _written(units.parse_bytes)]
+GpuLayers = Annotated[int, BeforeValidator(_layers), Field(ge=-1, le=1000)]
+WeightsName = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f]+$"), AfterValidator(_inside_models)]
+Parallel = Annotated[int, Field(ge=1, le=64)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+Kind = Literal["chat", "embedding"]
+ToolMode = Literal["auto", "native", "guided"]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)]
+
+
+class Section(BaseModel):
+    """A mapping of the YAML: unknown keys are refused, types are not bent, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class DefaultsSection(Section):
+    """What a request to /chat gets where it says nothing."""
+
+    system_prompt: Annotated[str, Field(max_length=32_768)] = "You are a helpful assistant."
+    """Put before every conversation."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    """Randomness of the choice of words, 0 for none."""
+    max_tokens: Annotated[Tokens, Field(ge=1, le=1_048_576)] = 2048
+    """Longest answer, in tokens."""
+    top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Only the likeliest words that together reach this probability are considered."""
+    top_k: Annotated[int, Field(ge=0, le=1000)] = 40
+    """Only so many of the likeliest words are considered; 0 for all."""
+    repeat_penalty: Annotated[float, Field(ge=0, le=10)] = 1.1
+    """Makes words that have just been used less likely; 1 for not at all."""
+
+
+class ChatSection(Section):
+    """How /chat keeps conversations and runs tools."""
+
+    max_conversation_tokens: Annotated[Tokens, Field(ge=128, le=1_048_576)] = 3000
+    """History that the model sees, in tokens; older turns are left out of its prompt, never out of the store."""
+    max_tool_iterations: Annotated[int, Field(ge=1, le=20)] = 5
+    """Rounds of tool calls in one turn."""
+    tool_mode: ToolMode = "auto"
+    """native: by the model's own chat template; guided: by a grammar, for any model; auto: native where it can."""
+
+
+class ToolsSection(Section):
+    """What models may be offered to call."""
+
+    builtin: Literal["all"] | list[Annotated[str, Field(min_length=1, max_length=64)]] = "all"
+    """The built-in tools: all, or a list of their names."""
+
+
+class RootSection(Section):
+    """A folder that tools may see."""
+
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    """The folder, relative to this file or absolute; made at start where it is missing."""
+    access: Literal["read", "write"] = "write"
+    """read: tools only look; write: they may change what is in it."""
+
+
+class ToolLimitsSection(Section):
+    """What a tool call may take."""
+
+    read: Annotated[SizeBytes, Field(ge=1024, le=16 * units.MIB)] = 256 * units.KIB
+    """Longest piece of a file that one call returns."""
+    results: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Entries that one call returns."""
+    call: Annotated[DurationS, Field(ge=0.1, le=600)] = 10.0
+    """Time for one call."""
+
+
+class PolicySection(Section):
+    """What tools may do. Access begins with the roots; there is no other."""
+
+    roots: Annotated[list[RootSection], Field(max_length=32)] = [RootSection(path="workspace")]
+    """Folders that tools may see."""
+    limits: ToolLimitsSection = ToolLimitsSection()
+    """What a tool call may take."""
+
+
+class ServerSection(Section):
+    """Where AirLab listens. Read at start only."""
+
+    host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs both keys set (AIRLAB_API_KEY, AIRLAB_ADMIN_KEY)."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """TCP port; 0 takes any free one."""
+    hosts: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$", max_length=253)]] = []
+    """Further names under which clients may address this server (the Host header), besides IP addresses,
+    localhost and this machine's own name."""
+    cors_origins: list[Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]+$", max_length=253)]] = []
+    """Web pages of these origins may call AirLab from a browser, such as "http://localhost:3000"."""
+
+
+class NativeEngineSection(Section):
+    """llama-server as a child process: LLAMA_SERVER_PATH, else one on PATH, else the embedded engine."""
+
+    kind: Literal["native"] = "native"
+    """The engine's kind."""
+
+
+class Tuning(Section):
+    """How llama-server is run; a model's own value wins over its profile's."""
+
+    n_gpu_layers: GpuLayers | None = None
+    """Layers kept on the GPU: all (or -1), 0 for none, or a number."""
+    n_threads: Threads | None = None
+    """Processor threads for generation; by default the cores less one, shared among max_loaded models."""
+    parallel: Parallel | None = None
+    """Conversations served at once (slots); each has the whole context_length."""
+    cache_type: CacheType | None = None
+    """Data type of the KV cache; q8_0 halves it against f16."""
+
+
+class ProfileSection(Tuning):
+    """What to do on one kind of host; the first profile that matches is taken."""
+
+    match: Literal["any"] = "any"
+    """Which hosts this profile is for."""
+    engine: NativeEngineSection = NativeEngineSection()
+    """What runs the models here."""
+    max_loaded: Annotated[int, Field(ge=1, le=32)] = 1
+    """Models loaded at the same time."""
+    default_model: ModelKey | None = None
+    """Replaces the manifest's default_model on this host."""
+
+
+class ModelSection(Tuning):
+    """One model."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Its name for people; the key where absent."""
+    filename: WeightsName | None = None
+    """The GGUF file, below models/."""
+    description: str = ""
+    """What it is good for, in a sentence."""
+    context_length: Annotated[Tokens, Field(ge=512, le=1_048_576)] = 4096
+    """Context in tokens, for each conversation."""
+    kind: Annotated[list[Kind], Field(min_length=1)] = ["chat"]
+    """What it serves: chat, embedding, or both."""
+    vram_estimate: str | None = None
+    """How much memory to expect, in words."""
+    recommended: bool = False
+    """Shown first in menus."""
+    usage: str | None = None
+    """How to use it, in words."""
+    hf_repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$", max_length=200)] | None = None
+    """Where it comes from on the Hugging Face hub, as org/repo:quantisation."""
+    download_url: Url | None = None
+    """Where it can be downloaded from directly."""
+    base_model: ModelKey | None = None
+    """The model that this one was fine-tuned from."""
+    training_data: str | None = None
+    """What this one was fine-tuned on, in words."""
+    is_finetuned: bool = False
+    """True for a fine-tune; its file lies in models/custom/."""
+    aliases: list[Alias] = []
+    """Other names that clients may ask for."""
+    idle_timeout: Annotated[DurationS, Field(ge=1, le=30 * 86400)] | None = None
+    """Unload it after this long without a request, such as 15m; never where absent."""
+    tool_mode: ToolMode | None = None
+    """How it calls tools; chat.tool_mode where absent."""
+    preload: bool = False
+    """Load it when AirLab starts."""
+
+
+class Manifest(Section):
+    """The top level of airlab.yaml."""
+
+    version: Literal[1]
+    """Version of this format; always 1."""
+    server: ServerSection = ServerSection()
+    """Where AirLab listens."""
+    defaults: DefaultsSection = DefaultsSection()
+    """What a request to /chat gets where it says nothing."""
+    chat: ChatSection = ChatSection()
+    """How /chat keeps conversations and runs tools."""
+    default_model: ModelKey
+    """The model that serves when a request names none."""
+    profiles: Annotated[dict[ModelKey, ProfileSection], Field(min_length=1)] = {"generic": ProfileSection()}
+    """Kinds of host; the first that matches is taken, AIRLAB_PROFILE forces one."""
+    models: Annotated[dict[ModelKey, ModelSection], Field(min_length=1)]
+    """The models, by key."""
+    tools: ToolsSection = ToolsSection()
+    """What models may be offered to call."""
+    policy: PolicySection = PolicySection()
+    """What tools may do."""

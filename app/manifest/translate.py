@@ -1,0 +1,338 @@
+"""Turns what pydantic says about a manifest into problems with a place, plain words and a way out.
+
+Knows the schema only as pydantic models, given to it; what a setting means stands in ``schema.py`` alone.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from app.manifest import schema
+from app.manifest.nodes import Positions
+from app.manifest.problems import Path, Problem, nearest, shown
+
+_KEY = "[key]"
+"""What pydantic appends to the place of a key that it refuses."""
+
+_UNITS = (
+    (get_args(schema.Tokens)[1], " tokens"),
+    (get_args(schema.DurationS)[1], " seconds, or written with a unit, such as 15m"),
+    (get_args(schema.SizeBytes)[1], " bytes, or written with a unit, such as 256KiB"),
+)
+"""The reader of a written quantity, as it stands in the annotation, and what it counts."""
+
+PATTERN_WORDS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, dot, dash and underscore, the first a letter or a digit",
+    r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$": "letters, digits and . _ : / @ -, the first a letter or a digit",
+    r"^[^\x00-\x1f]+$": "one line of text",
+    r"^https?://[^\s]+$": "a URL that begins with http:// or https://",
+    r"^[A-Za-z0-9.-]+$": "a host name such as lab.example, without a port",
+    r"^https?://[A-Za-z0-9.\[\]:-]+$": "an origin such as http://localhost:3000, without a path",
+    r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$": "org/repo or org/repo:quantisation",
+}
+"""The schema's patterns in words; a pattern that is missing here is shown as it is."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is said of one mistake, before it has a place."""
+
+    message: str
+    allowed: str | None = None
+    fix: str | None = None
+    suggestion: str | None = None
+    at_key: bool = False
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One error of pydantic's, with what its wording may need."""
+
+    kind: str
+    text: str
+    context: dict[str, Any]
+    path: Path
+    value: Any
+    annotations: tuple[Any, ...]
+    """What the schema has at this place: several where it is a union."""
+    around: tuple[Any, ...]
+    """The same for the section that the place is in."""
+
+
+def translate(errors: list[ErrorDetails], positions: Positions, model: type[BaseModel]) -> list[Problem]:
+    """One problem for each key and each value that pydantic complained about.
+
+    A union complains once for each of its members; together they are one problem, which allows what any of them does.
+    """
+    said: dict[tuple[Path, bool], list[Words]] = {}
+    for error in errors:
+        path, is_key = _yaml_path(error, positions), _KEY in error["loc"]
+        loc = tuple(part for part in error["loc"] if part != _KEY)
+        case = _Case(
+            error["type"],
+            error["msg"],
+            error.get("ctx", {}),
+            path,
+            path[-1] if is_key else positions.written(path),
+            _annotations(model, loc),
+            _annotations(model, loc[:-1]),
+        )
+        words = TRANSLATED[case.kind](case) if case.kind in TRANSLATED else Words(case.text)
+        said.setdefault((path, is_key), []).append(replace(words, at_key=words.at_key or is_key))
+    return [_problem(path, words, positions) for (path, _), words in said.items()]
+
+
+def _problem(path: Path, said: list[Words], positions: Positions) -> Problem:
+    first = said[0]
+    allowed = " or ".join(dict.fromkeys(words.allowed for words in said if words.allowed)) or None
+    return positions.problem(
+        path, first.message, at_key=first.at_key, allowed=allowed, fix=first.fix, suggestion=first.suggestion
+    )
+
+
+def _yaml_path(error: ErrorDetails, positions: Positions) -> Path:
+    """The place as the YAML has it.
+
+    Skip the union tag: pydantic reports profiles, generic, engine, docker, image, but the YAML has no "docker" level,
+    so looking that path up would find no line to show. The last part of a missing setting is not there either, and
+    stays.
+    """
+    loc = [part for part in error["loc"] if part != _KEY]
+    last = [loc.pop()] if error["type"] == "missing" else []
+    path: Path = ()
+    for part in loc:
+        if positions.has((*path, part)):
+            path = (*path, part)
+    return (*path, *last)
+
+
+def _annotations(model: type[BaseModel], loc: Path) -> tuple[Any, ...]:
+    """Everything the schema allows at pydantic's ``loc``, union tags included."""
+    found: list[Any] = [model]
+    for part in loc:
+        found = [inner for annotation in found for inner in _step(annotation, part)]
+    return tuple(found)
+
+
+def _step(annotation: Any, part: str | int) -> Iterator[Any]:
+    members = list(_members(annotation))
+    tagged = [member for member in members if part in _tags(member)] if len(members) > 1 else []
+    if tagged:
+        yield from tagged
+        return
+    for member in members:
+        if get_origin(member) is dict:
+            yield get_args(member)[1]
+        elif get_origin(member) is list:
+            yield get_args(member)[0]
+        elif _is_section(member) and part in member.model_fields:
+            field: FieldInfo = member.model_fields[str(part)]
+            yield Annotated[field.annotation, None, *field.metadata]
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """The types that a union is made of, without None; any other type is its own only member."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from _members(member)
+    elif annotation is not type(None):
+        yield annotation
+
+
+def _tags(member: Any) -> set[Any]:
+    """The names that pydantic gives to a member of a union: those of its kind, or that of its class."""
+    if not _is_section(member):
+        return {getattr(member, "__name__", None)}
+    literals = [field.annotation for field in member.model_fields.values() if get_origin(field.annotation) is Literal]
+    return {member.__name__, *(choice for literal in literals for choice in get_args(literal))}
+
+
+def _is_section(member: Any) -> bool:
+    return isinstance(member, type) and issubclass(member, BaseModel)
+
+
+def _metadata(annotation: Any) -> Iterator[Any]:
+    """The constraints on a value, however deep they are nested."""
+    if get_origin(annotation) is Annotated:
+        inner, *given = get_args(annotation)
+        yield from _metadata(inner)
+        for item in given:
+            yield from item.metadata if isinstance(item, FieldInfo) else (item,)
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from _metadata(member)
+
+
+def _constraint(case: _Case, name: str) -> Any:
+    for annotation in case.annotations:
+        for item in _metadata(annotation):
+            if getattr(item, name, None) is not None:
+                return getattr(item, name)
+    return None
+
+
+def _unknown(case: _Case) -> Words:
+    names = tuple(dict.fromkeys(name for section in _sections(case.around) for name in section.model_fields))
+    word = str(case.path[-1])
+    suggestion = nearest(word, names)
+    if suggestion:
+        fix = f"rename it to `{suggestion}`, or delete the line"
+        return Words(f"no such setting; did you mean `{suggestion}`?", None, fix, suggestion, at_key=True)
+    return Words("no such setting", ", ".join(names), "delete it", at_key=True)
+
+
+def _sections(annotations: tuple[Any, ...]) -> list[type[BaseModel]]:
+    return [member for annotation in annotations for member in _members(annotation) if _is_section(member)]
+
+
+def _fields(case: _Case) -> list[FieldInfo]:
+    """The setting that the place is one of: none for an entry of a list or mapping, several in a union."""
+    name = str(case.path[-1]) if case.path else ""
+    return [section.model_fields[name] for section in _sections(case.around) if name in section.model_fields]
+
+
+def _or_delete(case: _Case) -> str:
+    """The second way out, where there is a default to fall back to."""
+    fields = _fields(case)
+    return ", or delete the line" if fields and not any(field.is_required() for field in fields) else ""
+
+
+def _missing(case: _Case) -> Words:
+    name = str(case.path[-1])
+    described = next((field.description for field in _fields(case)), None)
+    return Words("is missing", None, f"add `{name}: ...`" + (f" ({described})" if described else ""), at_key=True)
+
+
+def _wrong_type(wanted: str, example: str) -> Callable[[_Case], Words]:
+    def words(case: _Case) -> Words:
+        if case.value is None:
+            return Words("has no value", wanted, f"write one, such as `{example}`{_or_delete(case)}")
+        return Words(f"{_named(case.value)} is not {wanted}", wanted, f"write it like `{example}`")
+
+    return words
+
+
+def _named(value: Any) -> str:
+    return f"the text {shown(value)}" if isinstance(value, str) else shown(value)
+
+
+def _not_text(case: _Case) -> Words:
+    if isinstance(case.value, bool | int | float):
+        return Words(f"{shown(case.value)} is not text", "text", f'put it in quotes: "{shown(case.value)}"')
+    return _wrong_type("text", '"some words"')(case)
+
+
+def _not_number(wanted: str, example: str) -> Callable[[_Case], Words]:
+    def words(case: _Case) -> Words:
+        said = _wrong_type(wanted, example)(case)
+        if isinstance(case.value, str) and case.value.strip("+-").isdecimal():
+            return Words(said.message, said.allowed, "write it without quotes and leading zeros")
+        return said
+
+    return words
+
+
+def _not_bool(case: _Case) -> Words:
+    if isinstance(case.value, str) and case.value.casefold() in {"yes", "no", "on", "off", "y", "n", "true", "false"}:
+        meant = "true" if case.value.casefold() in {"yes", "on", "y", "true"} else "false"
+        return Words(f"{_named(case.value)} is neither true nor false", "true or false", f"write {meant}", meant)
+    return _wrong_type("true or false", "true")(case)
+
+
+def _not_a_choice(case: _Case) -> Words:
+    allowed = str(case.context["expected"]).replace("'", "")
+    choices = tuple(choice for choice in allowed.replace(" or ", ", ").split(", ") if choice)
+    suggestion = nearest(case.value, choices) if isinstance(case.value, str) else None
+    return Words(
+        f"{shown(case.value)} is not one of the choices", allowed, f"write {suggestion or choices[0]}", suggestion
+    )
+
+
+def _beyond(which: str, word: str) -> Callable[[_Case], Words]:
+    def words(case: _Case) -> Words:
+        limit = case.context[which]
+        lowest, highest = _constraint(case, "ge"), _constraint(case, "le")
+        given = [item for annotation in case.annotations for item in _metadata(annotation)]
+        unit = next((unit for reader, unit in _UNITS if reader in given), "")
+        allowed = f"{lowest} to {highest}" if None not in (lowest, highest) else f"{limit} or {word}"
+        side = "below" if word == "more" else "above"
+        return Words(
+            f"{shown(case.value)} is {side} what is allowed", allowed + unit, f"use {limit} or {word}{_or_delete(case)}"
+        )
+
+    return words
+
+
+def _length(case: _Case) -> Words:
+    """Too short or too long, text and lists alike."""
+    lowest = _constraint(case, "min_length") or case.context.get("min_length", 0)
+    highest = _constraint(case, "max_length") or case.context.get("max_length")
+    unit = "characters" if isinstance(case.value, str) else "entries"
+    allowed = f"{lowest} to {highest} {unit}" if highest else f"{lowest} or more {unit}"
+    if not case.value:
+        return Words("is empty", allowed, f"put something in{_or_delete(case)}")
+    count = len(case.value)
+    side, fix = ("short", "write more") if count < lowest else ("long", "shorten it")
+    return Words(f"is too {side}, with {count} {unit}", allowed, fix)
+
+
+def _no_match(case: _Case) -> Words:
+    pattern = case.context["pattern"]
+    return Words(
+        f"{shown(case.value)} is not written as it has to be",
+        PATTERN_WORDS.get(pattern, pattern),
+        "write it in that form",
+    )
+
+
+def _own_words(case: _Case) -> Words:
+    """A validator of ours said what is wrong; it has the words already."""
+    message = str(case.context["error"])
+    return Words(message if len(message) <= 300 else f"{message[:300]}...", None, f"change it{_or_delete(case)}")
+
+
+def _no_such_kind(case: _Case) -> Words:
+    key = str(case.context["discriminator"]).strip("'")
+    if case.kind == "union_tag_not_found":
+        return Words(f"says no `{key}`", None, f"add `{key}: ...`")
+    tag, allowed = str(case.context["tag"]), str(case.context["expected_tags"]).replace("'", "")
+    suggestion = nearest(tag, tuple(allowed.split(", ")))
+    return Words(f"there is no `{key}` called {shown(tag)}", allowed, f"write one of them as `{key}`", suggestion)
+
+
+_MAPPING = _wrong_type("a mapping", "key: value")
+_LIST = _wrong_type("a list", "[a, b]")
+
+TRANSLATED: dict[str, Callable[[_Case], Words]] = {
+    "extra_forbidden": _unknown,
+    "missing": _missing,
+    "model_type": _MAPPING,
+    "dict_type": _MAPPING,
+    "list_type": _LIST,
+    "string_type": _not_text,
+    "int_type": _not_number("a whole number", "8"),
+    "float_type": _not_number("a number", "0.7"),
+    "bool_type": _not_bool,
+    "literal_error": _not_a_choice,
+    "greater_than_equal": _beyond("ge", "more"),
+    "less_than_equal": _beyond("le", "less"),
+    "string_too_short": _length,
+    "string_too_long": _length,
+    "too_short": _length,
+    "too_long": _length,
+    "string_pattern_mismatch": _no_match,
+    "value_error": _own_words,
+    "union_tag_invalid": _no_such_kind,
+    "union_tag_not_found": _no_such_kind,
+}
+"""pydantic's error types that have words of ours; any other keeps pydantic's."""
