@@ -1,0 +1,361 @@
+"""Owns instances, leases and the queue: which models are up, and who may use them.
+
+The one writer of all of it. It changes its state in synchronous steps on the event loop, asks ``decide`` what follows,
+and carries that out; starting and stopping happen in tasks of the instances, which report back. Ask for an outcome
+here; never read a state to decide on a start or a stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from app.engines.base import Engine
+from app.engines.command import launch_for, socket_name
+from app.errors import AirLabError, DrainingError, EngineError, QueueFullError, UnavailableError
+from app.fleet import facts
+from app.fleet.decide import decide
+from app.fleet.instance import BecameReady, Broke, Gone, Instance, Report, broken_by_stop
+from app.fleet.lease import Lease, Note, Waiter, Waiting
+from app.fleet.records import Fault, after_fault
+from app.fleet.spec import ModelSpec
+from app.fleet.states import (
+    Action,
+    Drain,
+    FleetState,
+    Grant,
+    Limits,
+    Look,
+    Record,
+    Refuse,
+    Start,
+    State,
+    Stop,
+    Undrain,
+    Why,
+)
+from app.fleet.status import ModelStatus, status_of
+from app.journal import Journal
+
+_LOAD_S = 3600.0
+_NO_LONGER_DESIRED = frozenset({Why.EVICTED, Why.UNLOADED, Why.IDLE})
+_ROUNDS = 100
+"""A step settles in three or four rounds; more means that two decisions undo each other."""
+
+
+class Fleet:
+    """The models of one host."""
+
+    def __init__(self, engine: Engine, run_dir: Path, journal: Journal, limits: Limits | None = None) -> None:
+        """A fleet that wants nothing yet."""
+        self.limits = limits or Limits()
+        self._engine, self._run_dir, self._journal = engine, run_dir, journal
+        self._models: Mapping[str, ModelSpec] = {}
+        self._max_loaded = 1
+        self._instances: dict[int, Instance] = {}
+        self._ready: dict[str, Instance] = {}
+        self._waiters: dict[int, Waiter] = {}
+        self._records: dict[str, Record] = {}
+        self._desired: set[str] = set()
+        self._shutting_down = False
+        self._numbers = itertools.count(1)
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at_s: float | None = None
+
+    def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int) -> None:
+        """What should be; the rest follows. A model whose run is the same keeps running."""
+        new = models.keys() - self._models.keys()
+        for key, spec in models.items():
+            if key in new or spec.run != self._models[key].run:
+                self._records.pop(key, None)
+        self._desired |= {key for key in new if models[key].section.preload}
+        self._models, self._max_loaded = models, max_loaded
+        self._step()
+
+    def lease(self, key: str, *, deadline_s: float, waiting: Note | None = None) -> Lease:
+        """One slot of a ready instance of this model, loading it and making room if need be.
+
+        Args:
+            key: A model's key.
+            deadline_s: On the monotonic clock; the wait ends then.
+            waiting: Told what is waited for, at once and whenever that changes.
+
+        Raises:
+            AirLabError: On entering: the model is unknown, has no file, failed, cools down, its queue is full, the
+                deadline passed, or the service shuts down; each has its class.
+        """
+        return Lease(self, key, deadline_s, waiting)
+
+    async def load(self, key: str, *, waiting: Note | None = None) -> None:
+        """Load it, now and not later; a cool-down or a failure is forgiven. Raises as ``lease`` does.
+
+        A caller that goes away does not end the load.
+        """
+        self._records.pop(key, None)
+        self._desired.add(key)
+        try:
+            await self.wait_for(key, deadline_s=time.monotonic() + _LOAD_S, takes_slot=False, note=waiting)
+        except AirLabError:
+            # What did not come up is not tried for ever, in the place of others.
+            self._desired.discard(key)
+            raise
+
+    async def unload(self, key: str) -> None:
+        """Let it finish what it has, stop it, and return when it is gone; nothing happens where it is not loaded.
+
+        Returns also when a request called it back while it finished what it had.
+
+        Raises:
+            UnavailableError: Its engine cannot be stopped; that is tried again every few seconds.
+        """
+        instances = self.begin_unload(key)
+        await asyncio.gather(*(instance.settled.wait() for instance in instances))
+        stuck = [str(instance.pid) for instance in instances if instance.state is State.STUCK]
+        if stuck:
+            raise UnavailableError(f"the engine of {key} cannot be stopped (pid {', '.join(stuck)})", retry_after_s=5)
+
+    def begin_unload(self, key: str) -> list[Instance]:
+        """The first half of ``unload``, for one who need not wait: the instances that now leave.
+
+        Who waits for this model to be loaded is told so; else that wait would start it anew.
+        """
+        self._desired.discard(key)
+        for waiter in [w for w in self._waiters.values() if w.key == key and not w.takes_slot]:
+            error = UnavailableError(f"{key} was unloaded before it was ready", retry_after_s=1)
+            self._carry_out(Refuse(waiter.id, error))
+        instances = [i for i in self._instances.values() if i.spec.key == key]
+        for instance in instances:
+            if instance.state is State.READY:
+                self._drain(instance, Why.UNLOADED)
+            elif instance.state is State.STARTING:
+                self._stop(instance, Why.UNLOADED)
+        self._step()
+        return instances
+
+    def status(self) -> Mapping[str, ModelStatus]:
+        """How every model is now."""
+        return {key: self._status_of(key) for key in self._models}
+
+    async def shut_down(self, *, drain_s: float) -> bool:
+        """Take no more work, let the open work end for ``drain_s``, break off the rest, stop everything.
+
+        Returns:
+            True when nothing is left of any instance.
+        """
+        self._shutting_down = True
+        self._step()
+        instances = tuple(self._instances.values())
+        gone = [asyncio.create_task(instance.gone.wait()) for instance in instances]
+        if not gone:
+            return True
+        await asyncio.wait(gone, timeout=drain_s)
+        self.break_off()
+        _, left = await asyncio.wait(gone, timeout=self.limits.stop_grace_s + 10)
+        for task in left:
+            task.cancel()
+        return not left
+
+    def break_off(self) -> None:
+        """Stop every instance now, whatever it is busy with."""
+        for instance in tuple(self._instances.values()):
+            self._stop(instance, Why.SHUTDOWN)
+
+    # What a Lease asks for.
+
+    def take_free(self, key: str) -> Instance | None:
+        """The hot path: a slot that is free while nobody waits, without a decision."""
+        instance = self._ready.get(key)
+        if instance is None or self._waiters or instance.leases >= instance.spec.run.slots:
+            return None
+        instance.leases += 1
+        instance.last_used_s = time.monotonic()
+        return instance
+
+    def give_back(self, instance: Instance) -> None:
+        """A slot is free again."""
+        instance.leases -= 1
+        instance.last_used_s = time.monotonic()
+        if self._waiters or instance.state is State.DRAINING or self._idles_unwatched(instance):
+            self._step()
+
+    async def wait_for(self, key: str, *, deadline_s: float, takes_slot: bool, note: Note | None) -> Instance:
+        """Stand in the queue. A caller that goes away leaves it; a slot granted meanwhile goes back."""
+        ahead = sum(1 for waiter in self._waiters.values() if waiter.key == key and waiter.takes_slot)
+        if takes_slot and ahead >= self.limits.queue:
+            raise QueueFullError(f"{ahead} requests wait for {key} already", retry_after_s=5)
+        waiter = Waiter(next(self._numbers), key, time.monotonic(), deadline_s, takes_slot, note)
+        self._waiters[waiter.id] = waiter
+        self._step()
+        try:
+            return await waiter.granted
+        except asyncio.CancelledError:
+            if takes_slot and waiter.granted.done() and not waiter.granted.cancelled() and _succeeded(waiter.granted):
+                self.give_back(waiter.granted.result())
+            raise
+        finally:
+            if self._waiters.pop(waiter.id, None) is not None:
+                self._step()
+
+    # Deciding and carrying out: synchronous from here on.
+
+    def _step(self) -> None:
+        """Decide and carry out until nothing is left to do but to wait."""
+        for _ in range(_ROUNDS):
+            actions = decide(self._facts(), self.limits, now_s=time.monotonic())
+            looks = [action.at_s for action in actions if isinstance(action, Look)]
+            if len(looks) == len(actions):
+                self._look_at(min(looks, default=None))
+                self._tell_waiters()
+                return
+            for action in actions:
+                self._carry_out(action)
+        raise RuntimeError(f"the fleet does not settle: {self._facts()}")
+
+    def _facts(self) -> FleetState:
+        return FleetState(
+            models=self._models,
+            instances=tuple(instance.facts for instance in self._instances.values()),
+            waiters=tuple(waiter.facts for waiter in self._waiters.values()),
+            records=self._records,
+            desired=frozenset(self._desired),
+            max_loaded=self._max_loaded,
+            shutting_down=self._shutting_down,
+        )
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Start(key):
+                self._start(self._models[key])
+            case Drain(number, why):
+                self._drain(self._instances[number], why)
+            case Undrain(number):
+                self._set_state(self._instances[number], State.READY, None)
+                self._instances[number].settled.set()
+            case Stop(number, why):
+                self._stop(self._instances[number], why)
+            case Grant(waiter_id, number):
+                self._grant(self._waiters.pop(waiter_id), self._instances[number])
+            case Refuse(waiter_id, error):
+                waiter = self._waiters.pop(waiter_id)
+                if not waiter.granted.done():
+                    waiter.granted.set_exception(error)
+            case Look():
+                pass
+
+    def _start(self, spec: ModelSpec) -> None:
+        number = next(self._numbers)
+        try:
+            socket = self._run_dir / socket_name(number, spec.key)
+            launch = launch_for(spec.key, spec.run, socket=socket, environment=os.environ)
+        except EngineError as exc:
+            fault = Fault(exc.message, is_verdict=True, can_pass=False)
+            self._records[spec.key] = after_fault(Record(), fault, self.limits, now_s=time.monotonic())
+            self._desired.discard(spec.key)
+            return
+        # A failure that is tried again is a failure no more.
+        record = self._records.get(spec.key)
+        if record is not None and record.failure is not None:
+            del self._records[spec.key]
+        self._instances[number] = Instance(number, spec, self._engine, launch, self.limits, self._heard)
+        self._journal.note(facts.ModelStarting(spec.key, number))
+
+    def _grant(self, waiter: Waiter, instance: Instance) -> None:
+        if waiter.granted.done():
+            return  # it was cancelled in this very turn of the loop
+        if waiter.takes_slot:
+            instance.leases += 1
+            instance.last_used_s = time.monotonic()
+        waiter.granted.set_result(instance)
+
+    def _drain(self, instance: Instance, why: Why) -> None:
+        if why in _NO_LONGER_DESIRED:
+            self._desired.discard(instance.spec.key)
+        self._set_state(instance, State.DRAINING, why)
+        instance.settled.clear()
+        self._journal.note(facts.ModelLeaving(instance.spec.key, instance.id, why))
+
+    def _stop(self, instance: Instance, why: Why) -> None:
+        if instance.state in {State.STOPPING, State.STUCK}:
+            return
+        self._set_state(instance, State.STOPPING, why)
+        if why is Why.SHUTDOWN:
+            instance.stop(DrainingError("AirLab is shutting down", retry_after_s=5))
+        else:
+            instance.stop(broken_by_stop(instance))
+
+    def _set_state(self, instance: Instance, state: State, why: Why | None) -> None:
+        instance.state, instance.why, instance.since_s = state, why, time.monotonic()
+        key = instance.spec.key
+        if state is State.READY:
+            self._ready[key] = instance
+        elif self._ready.get(key) is instance:
+            del self._ready[key]
+
+    def _heard(self, instance: Instance, report: Report) -> None:
+        """An instance's report: the one way in which processes change the fleet's state."""
+        key = instance.spec.key
+        match report:
+            case BecameReady(took_s):
+                instance.last_used_s = time.monotonic()
+                self._set_state(instance, State.READY, None)
+                self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid))
+            case Broke(fault):
+                instance.fault = fault
+                self._journal.note(facts.ModelBroke(key, instance.id, fault.message))
+                self._stop(instance, Why.FAULT)
+            case Gone():
+                self._bury(instance)
+            case _:
+                self._set_state(instance, State.STUCK, instance.why)
+                instance.settled.set()
+                self._journal.note(facts.ModelStuck(key, instance.id, instance.pid))
+        self._step()
+
+    def _bury(self, instance: Instance) -> None:
+        key = instance.spec.key
+        del self._instances[instance.id]
+        spec = self._models.get(key)
+        # The fault of a run that an edit replaced meanwhile says nothing of its successor.
+        if instance.fault is not None and spec is not None and spec.run == instance.spec.run:
+            before = self._records.get(key, Record())
+            self._records[key] = after_fault(before, instance.fault, self.limits, now_s=time.monotonic())
+        self._journal.note(facts.ModelStopped(key, instance.id, instance.why or ""))
+
+    def _idles_unwatched(self, instance: Instance) -> bool:
+        """Whether the end of its idle time comes before the next look."""
+        timeout_s = instance.spec.section.idle_timeout
+        if timeout_s is None or instance.leases:
+            return False
+        return self._looks_at_s is None or self._looks_at_s > instance.last_used_s + timeout_s
+
+    def _look_at(self, at_s: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._looks_at_s = None, at_s
+        if at_s is not None:
+            delay_s = max(0.0, at_s - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._step)
+
+    def _tell_waiters(self) -> None:
+        ahead: dict[str, int] = {}
+        for waiter in self._waiters.values():
+            before = ahead.get(waiter.key, 0)
+            ahead[waiter.key] = before + 1
+            waiter.tell(Waiting(waiter.key, self._status_of(waiter.key).state, before))
+
+    def _status_of(self, key: str) -> ModelStatus:
+        return status_of(
+            [instance for instance in self._instances.values() if instance.spec.key == key],
+            self._records.get(key, Record()),
+            slots=self._models[key].run.slots if key in self._models else 0,
+            waiting=sum(waiter.key == key for waiter in self._waiters.values()),
+            now_s=time.monotonic(),
+        )
+
+
+def _succeeded(future: asyncio.Future[Instance]) -> bool:
+    return future.exception() is None

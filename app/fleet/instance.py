@@ -1,0 +1,249 @@
+"""One llama-server from start to verified gone: readiness by progress, a watch over it, its end.
+
+Reports what happened; what follows from it is the fleet's business. ``state``, ``leases`` and ``why`` are written by
+the fleet alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.engines.base import Engine, Exit, Launch, Running
+from app.errors import AirLabError, EngineError, UpstreamError
+from app.fleet.records import Fault
+from app.fleet.spec import ModelSpec
+from app.fleet.states import InstanceFacts, Limits, State, Why
+from app.fleet.upstream import Upstream
+from app.units import KIB
+
+log = logging.getLogger("airlab")
+
+_POLL_SHARE, _POLL_MIN_S, _POLL_MAX_S = 0.05, 0.02, 0.1
+"""/health is asked after this share of the time so far: soon after a short load, seldom enough during a long one."""
+_WORKING_SHARE, _WORKING_BYTES_S = 0.02, 64 * KIB
+"""An engine that uses less of a processor and of memory does nothing: to be watched takes it some."""
+_WATCH_S = 5.0
+_HEALTH_S = 2.0
+_SHOWN_LINES = 5
+_CANNOT_PASS = re.compile(
+    r"invalid argument|unknown argument|unrecognized argument|invalid magic|not a gguf|no such file|wrong shape"
+    r"|unknown model architecture|error while loading shared libraries",
+    re.IGNORECASE,
+)
+"""Words of llama-server, its loader and the embedded engine for what the same start will say again."""
+
+
+@dataclass(frozen=True, slots=True)
+class BecameReady:
+    """It answers."""
+
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """It ended by itself, never came up, or hangs."""
+
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Nothing of it is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survived:
+    """It could not be ended; tried again by itself."""
+
+
+Report = BecameReady | Broke | Gone | Survived
+
+
+class Instance:
+    """One llama-server."""
+
+    def __init__(
+        self,
+        number: int,
+        spec: ModelSpec,
+        engine: Engine,
+        launch: Launch,
+        limits: Limits,
+        report: Callable[[Instance, Report], None],
+    ) -> None:
+        """Begin to start it."""
+        self.id = number
+        self.spec = spec
+        self.state = State.STARTING
+        self.why: Why | None = None
+        self.fault: Fault | None = None
+        self.leases = 0
+        self.since_s = self.last_used_s = time.monotonic()
+        self.upstream = Upstream(launch.socket)
+        self.ended = asyncio.Event()
+        """Set when its process is known to have ended, or it was told to stop."""
+        self.gone = asyncio.Event()
+        """Set when nothing of it is left."""
+        self.settled = asyncio.Event()
+        """Set when its way out has an end: nothing of it is left, it was called back, or it cannot be stopped."""
+        self._limits = limits
+        self._report = report
+        self._starting = asyncio.create_task(engine.start(launch))
+        self._watching = asyncio.create_task(self._watch())
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def facts(self) -> InstanceFacts:
+        """What a decision may look at."""
+        return InstanceFacts(self.id, self.spec.key, self.spec.run, self.state, self.leases, self.last_used_s, self.why)
+
+    @property
+    def running(self) -> Running | None:
+        """The process, once there is one."""
+        if self._starting.done() and not self._starting.cancelled() and self._starting.exception() is None:
+            return self._starting.result()
+        return None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id on this host, once it has one."""
+        return self.running.pid if self.running else None
+
+    def stop(self, because: AirLabError) -> None:
+        """Break off what is open with ``because``, end the process, report when it is verified gone."""
+        if self._stopping is None:
+            # At once: a watch that wakes up in this very turn of the loop must not report a stopping engine as ready.
+            self._watching.cancel()
+            self._stopping = asyncio.create_task(self._stop(because))
+
+    async def _watch(self) -> None:
+        try:
+            running = await asyncio.shield(self._starting)
+            exited = asyncio.create_task(running.exited())
+            try:
+                self._report(self, BecameReady(await self._until_ready(running, exited)))
+                await self._until_broken(running, exited)
+            finally:
+                exited.cancel()
+        except EngineError as exc:
+            self._report(self, Broke(Fault(exc.message, is_verdict=True)))
+        except _BrokenError as exc:
+            self._report(self, Broke(exc.fault))
+        except Exception as exc:
+            # Unforeseen, so logged whole; silent, it would hold this model's place for ever.
+            log.exception("the watch over %s failed", self.spec.key)
+            self._report(self, Broke(Fault(f"AirLab failed at starting or watching it: {exc}", is_verdict=False)))
+
+    async def _until_ready(self, running: Running, exited: asyncio.Task[Exit]) -> float:
+        """Wait for health 200 as long as anything moves; the seconds it took."""
+        begun_s = moved_s = time.monotonic()
+        seen = running.activity()
+        while not await self.upstream.healthy(timeout_s=_HEALTH_S):
+            now_s = time.monotonic()
+            poll_s = min(max(_POLL_MIN_S, _POLL_SHARE * (now_s - begun_s)), _POLL_MAX_S)
+            if await self._ended_within(exited, poll_s):
+                raise _BrokenError(_fault_of_exit(exited.result(), loading=True))
+            now = running.activity()
+            if _moved(seen, now, seconds=now_s - moved_s):
+                seen, moved_s = now, now_s
+            elif now_s - moved_s > self._limits.load_stall_s:
+                raise self._broken(running, f"nothing moved for {self._limits.load_stall_s:.0f} s while it loaded")
+            if now_s - begun_s > self._limits.load_total_s:
+                raise self._broken(running, f"it was not ready after {self._limits.load_total_s / 60:.0f} minutes")
+        return time.monotonic() - begun_s
+
+    async def _until_broken(self, running: Running, exited: asyncio.Task[Exit]) -> None:
+        """Watch it; raises when it ends, or hangs under load however green its /health is."""
+        limits = self._limits
+        tick_s = min(_WATCH_S, limits.hung_s / 4)
+        moved_s, cpu_s = time.monotonic(), _cpu_s(running)
+        while not await self._ended_within(exited, tick_s):
+            now_s, used_s = time.monotonic(), _cpu_s(running)
+            silent_s = now_s - max(self.upstream.last_byte_s, self.last_used_s)
+            # A client that reads slowly holds a lease too: then nobody waits for a byte, and none has to come.
+            waits = self.upstream.awaited > 0
+            if not waits or silent_s < tick_s or used_s - cpu_s > _WORKING_SHARE * tick_s:
+                moved_s = now_s
+            cpu_s = used_s
+            if waits and (now_s - moved_s >= limits.hung_s or silent_s >= limits.silent_s):
+                raise self._broken(running, f"it had work and sent nothing for {silent_s:.0f} s")
+        raise _BrokenError(_fault_of_exit(exited.result(), loading=False))
+
+    async def _ended_within(self, exited: asyncio.Task[Exit], seconds: float) -> bool:
+        await asyncio.wait({exited}, timeout=seconds)
+        if exited.done():
+            self.ended.set()
+        return exited.done()
+
+    def _broken(self, running: Running, what: str) -> _BrokenError:
+        return _BrokenError(Fault(with_log(what, running.last_lines()), is_verdict=False))
+
+    async def _stop(self, because: AirLabError) -> None:
+        self.ended.set()
+        await asyncio.wait({self._starting, self._watching})
+        # llama-server ignores SIGTERM while a request is open: connections go first.
+        await self.upstream.close(because)
+        running = self.running
+        while running is not None and not await self._ended_by_us(running):
+            self._report(self, Survived())
+            await asyncio.sleep(self._limits.stuck_look_s)
+        self.gone.set()
+        self.settled.set()
+        self._report(self, Gone())
+
+    async def _ended_by_us(self, running: Running) -> bool:
+        try:
+            return await running.stop(grace_s=self._limits.stop_grace_s)
+        except Exception:
+            log.exception("stopping %s failed", self.spec.key)
+            return False  # as one that survived: said so, and tried again
+
+
+class _BrokenError(Exception):
+    """Carries a fault to the end of the watch."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def _moved(before: tuple[float, ...] | None, now: tuple[float, ...] | None, *, seconds: float) -> bool:
+    """Whether a load came on, from one activity to another so much later."""
+    if before is None or now is None:
+        return before != now
+    (cpu_before_s, *bytes_before), (cpu_now_s, *bytes_now) = before, now
+    span_s = max(seconds, 1.0)
+    more_bytes = max((b - a for a, b in zip(bytes_before, bytes_now, strict=True)), default=0)
+    return cpu_now_s - cpu_before_s > _WORKING_SHARE * span_s or more_bytes > _WORKING_BYTES_S * span_s
+
+
+def _cpu_s(running: Running) -> float:
+    activity = running.activity()
+    return activity[0] if activity else 0.0
+
+
+def _fault_of_exit(end: Exit, *, loading: bool) -> Fault:
+    """An exit code while loading is llama-server's verdict; a signal, or an end while it served, is an accident."""
+    how = f"ended with exit code {end.code}" if end.code >= 0 else f"was killed by signal {-end.code}"
+    when = "while it loaded" if loading else "while it served"
+    can_pass = not any(_CANNOT_PASS.search(line) for line in end.last_lines)
+    message = with_log(f"llama-server {how} {when}", end.last_lines)
+    return Fault(message, is_verdict=loading and end.code >= 0, can_pass=can_pass)
+
+
+def with_log(what: str, lines: tuple[str, ...]) -> str:
+    """A sentence with the last lines of the log behind it."""
+    shown = [line for line in lines if line.strip()][-_SHOWN_LINES:]
+    return f"{what}; its last lines: {' | '.join(shown)}" if shown else what
+
+
+def broken_by_stop(instance: Instance) -> AirLabError:
+    """What a request gets when its instance is stopped for a fault."""
+    message = instance.fault.message if instance.fault else "it was stopped"
+    return UpstreamError(f"the engine of {instance.spec.key} broke off: {message}")

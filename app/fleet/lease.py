@@ -1,0 +1,152 @@
+"""One slot of one ready instance, and the wait for it. Hold no model while waiting for anything else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+from app.errors import UpstreamError
+from app.fleet.instance import Instance
+from app.fleet.spec import ModelSpec
+from app.fleet.states import State, WaiterFacts
+from app.fleet.upstream import Upstream
+
+_T = TypeVar("_T")
+_ENDED_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What somebody waits for: the model's state, and how many are before them."""
+
+    key: str
+    state: State
+    ahead: int
+
+
+Note = Callable[[Waiting], None]
+
+
+@dataclass(slots=True)
+class Waiter:
+    """Somebody in the fleet's queue."""
+
+    id: int
+    key: str
+    since_s: float
+    deadline_s: float
+    takes_slot: bool
+    note: Note | None
+    granted: asyncio.Future[Instance] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    told: Waiting | None = None
+
+    @property
+    def facts(self) -> WaiterFacts:
+        """What a decision may look at."""
+        return WaiterFacts(self.id, self.key, self.since_s, self.deadline_s, self.takes_slot)
+
+    def tell(self, waiting: Waiting) -> None:
+        """Say what is waited for, when that changed."""
+        if self.note is not None and waiting != self.told:
+            self.told = waiting
+            self.note(waiting)
+
+
+class Lender(Protocol):
+    """Who has slots to give: the fleet."""
+
+    def take_free(self, key: str) -> Instance | None:
+        """A slot that is free while nobody waits."""
+
+    async def wait_for(self, key: str, *, deadline_s: float, takes_slot: bool, note: Note | None) -> Instance:
+        """Stand in the queue for one."""
+
+    def give_back(self, instance: Instance) -> None:
+        """A slot is free again."""
+
+
+class Lease:
+    """A slot, as ``async with fleet.lease(...) as lease``; given back at the end of the block, whatever happens."""
+
+    __slots__ = ("_deadline_s", "_fleet", "_instance", "_key", "_note")
+
+    def __init__(self, fleet: Lender, key: str, deadline_s: float, note: Note | None) -> None:
+        """Use ``Fleet.lease``."""
+        self._fleet, self._key, self._deadline_s, self._note = fleet, key, deadline_s, note
+        self._instance: Instance | None = None
+
+    async def __aenter__(self) -> Lease:
+        """Wait for the slot. Raises what ``Fleet.lease`` says."""
+        self._instance = self._fleet.take_free(self._key) or await self._fleet.wait_for(
+            self._key, deadline_s=self._deadline_s, takes_slot=True, note=self._note
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the slot back."""
+        instance, self._instance = self._instance, None
+        if instance is not None:
+            self._fleet.give_back(instance)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model as this instance runs it."""
+        return self._held.spec
+
+    @property
+    def upstream(self) -> Upstream:
+        """The way to its llama-server."""
+        return self._held.upstream
+
+    async def engine_ended(self, *, within_s: float) -> bool:
+        """True when the engine is known to have ended; for one who saw it break off and wants to try another."""
+        try:
+            await asyncio.wait_for(self._held.ended.wait(), within_s)
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def _held(self) -> Instance:
+        if self._instance is None:
+            raise RuntimeError("this lease was given back")
+        return self._instance
+
+
+async def with_lease(
+    fleet: Lender,
+    key: str,
+    work: Callable[[Lease], Awaitable[_T]],
+    *,
+    deadline_s: float,
+    begun: Callable[[], bool],
+    waiting: Note | None = None,
+) -> _T:
+    """Do ``work`` with a lease; with one more lease when the engine died before anything came of it.
+
+    Args:
+        fleet: Where the lease comes from.
+        key: A model's key.
+        work: What to do with it.
+        deadline_s: On the monotonic clock; the waits for a lease end then.
+        begun: True once somebody has seen some of the work, so that it cannot be done again.
+        waiting: As for ``Fleet.lease``.
+
+    Raises:
+        AirLabError: As ``Fleet.lease``, and what ``work`` raises.
+    """
+    for last_try in (False, True):
+        async with Lease(fleet, key, deadline_s, waiting) as lease:
+            try:
+                return await work(lease)
+            except UpstreamError:
+                # Again only if it is really gone, and not merely closing on us. Asked on the last try too: who hears of
+                # this failure shall see it in /health.
+                if begun() or not await lease.engine_ended(within_s=_ENDED_S) or last_try:
+                    raise
+    raise AssertionError("unreachable: the last try returns or raises")

@@ -1,0 +1,30 @@
+"""What is remembered of a model's faults: cool-downs that double, and a budget. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from app.fleet.states import Failure, Limits, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What went wrong with one instance."""
+
+    message: str
+    is_verdict: bool
+    """True where llama-server itself said no while it loaded: trying the same again at once cannot help."""
+    can_pass: bool = True
+    """False for a bad flag or a broken file, which only an edit or an admin can mend."""
+
+
+def after_fault(record: Record, fault: Fault, limits: Limits, *, now_s: float) -> Record:
+    """The record with one more fault: cooling, or failed when it is a verdict or the budget of restarts is spent."""
+    recent = (*(at_s for at_s in record.failures_s if at_s > now_s - limits.budget_window_s), now_s)
+    base = replace(record, failures_s=recent, last_fault=fault.message)
+    if fault.is_verdict:
+        return replace(base, cooling_until_s=None, failure=Failure(now_s, fault.message, fault.can_pass))
+    if len(recent) > len(limits.cooling_s):
+        message = f"it failed {len(recent)} times in {limits.budget_window_s / 60:.0f} minutes; last: {fault.message}"
+        return replace(base, cooling_until_s=None, failure=Failure(now_s, message, can_pass=True))
+    return replace(base, cooling_until_s=now_s + limits.cooling_s[len(recent) - 1], failure=None)

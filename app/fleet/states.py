@@ -1,0 +1,189 @@
+"""The words of the fleet: a model's states, the facts that ``decide`` looks at, the actions it answers with.
+
+Frozen values only. The table of states, with what each leaves for, is in docs/states.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.engines.base import RunSpec
+from app.errors import AirLabError
+from app.fleet.spec import ModelSpec
+
+
+class State(StrEnum):
+    """A model's state: one word in code, log, API and page."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    STUCK = "stuck"
+    COOLING = "cooling"
+    FAILED = "failed"
+
+
+ON_ITS_WAY_OUT = frozenset({State.DRAINING, State.STOPPING, State.STUCK})
+"""States of an instance that takes no more work."""
+
+
+class Why(StrEnum):
+    """Why an instance has to go."""
+
+    CHANGED = "its settings or its file changed"
+    REMOVED = "it was removed from the manifest"
+    UNLOADED = "it was unloaded"
+    IDLE = "it was idle"
+    EVICTED = "another model needs its place"
+    SHUTDOWN = "the service is shutting down"
+    FAULT = "it failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The fleet's numbers; tests shorten them."""
+
+    load_stall_s: float = 120.0
+    """A load in which nothing moves for this long is given up."""
+    load_total_s: float = 1800.0
+    hung_s: float = 60.0
+    """A busy engine that neither sends a byte nor uses the processor for this long is hung."""
+    silent_s: float = 1800.0
+    """A busy engine that sends no byte for this long is hung, however busy its processor."""
+    stop_grace_s: float = 5.0
+    stuck_look_s: float = 5.0
+    quiet_s: float = 2.0
+    """A model used this recently is not evicted."""
+    fairness_s: float = 10.0
+    """After this wait, a request for another model stops new work on the loaded one."""
+    cooling_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+    budget_window_s: float = 600.0
+    """Failures older than this are forgotten."""
+    failed_rest_s: float = 300.0
+    """A failure that can pass is tried again by a request after this long."""
+    cooling_worth_waiting_s: float = 2.0
+    """A request waits out a cool-down that ends this soon; for a longer one it is told to come back."""
+    queue: int = 32
+    """Requests that may wait for one model."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFacts:
+    """One instance, as it is now."""
+
+    id: int
+    key: str
+    run: RunSpec
+    state: State
+    leases: int
+    last_used_s: float
+    why: Why | None
+    """Why it is on its way out, where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaiterFacts:
+    """Somebody who waits for a model."""
+
+    id: int
+    key: str
+    since_s: float
+    deadline_s: float
+    takes_slot: bool
+    """False for one who only wants the model loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a model does not come up."""
+
+    at_s: float
+    message: str
+    can_pass: bool
+    """False where only an edit or an admin can help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is remembered of a key whether an instance exists or not."""
+
+    failures_s: tuple[float, ...] = ()
+    """Times of the recent faults."""
+    cooling_until_s: float | None = None
+    failure: Failure | None = None
+    last_fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """All that a decision may look at."""
+
+    models: Mapping[str, ModelSpec]
+    instances: tuple[InstanceFacts, ...]
+    waiters: tuple[WaiterFacts, ...]
+    """In order of arrival."""
+    records: Mapping[str, Record]
+    desired: frozenset[str]
+    """Keys to be kept loaded without anybody waiting: preloaded, or loaded by hand, and not evicted since."""
+    max_loaded: int
+    shutting_down: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start an instance of this key."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Let this instance serve what it has and take no more."""
+
+    instance: int
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    """This instance is wanted again as it is."""
+
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop this instance now."""
+
+    instance: int
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Give this waiter a slot of this instance, or the news that it is loaded."""
+
+    waiter: int
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell this waiter no."""
+
+    waiter: int
+    error: AirLabError
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Decide again at this time at the latest."""
+
+    at_s: float
+
+
+Action = Start | Drain | Undrain | Stop | Grant | Refuse | Look

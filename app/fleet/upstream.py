@@ -1,0 +1,242 @@
+"""HTTP to one ready llama-server: keeps channels, asks, says how it broke off. Knows bytes, not models or leases."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httptools
+import msgspec
+
+from app.errors import AirLabError, BadRequestError, ContextTooLongError, EngineAnsweredError, UpstreamError
+from app.fleet.channel import Channel
+
+_KEEP_ALIVE_S = 3.0
+"""llama-server closes idle connections after 5 s; ours are given up before."""
+_ANSWER_BYTES = 64 * 1024 * 1024
+_LOST = (OSError, httptools.HttpParserError)
+
+
+class Upstream:
+    """Connections to one llama-server on its unix socket."""
+
+    def __init__(self, socket: Path) -> None:
+        """Open nothing yet."""
+        self.last_byte_s = time.monotonic()
+        """When the last byte came or was first waited for, on the monotonic clock."""
+        self.awaited = 0
+        """How many wait for a byte now; not those whose client is slow to take what came."""
+        self._socket = socket
+        self._idle: list[Channel] = []
+        """The one used last is the last."""
+        self._open: set[Channel] = set()
+        self._closed_because: AirLabError | None = None
+
+    async def send(self, path: str, body: bytes | None = None) -> Answer:
+        """POST ``body``, or GET without one; returns when the status line is there. Use as ``async with``.
+
+        No header of a client is ever passed on: llama-server keeps generating for nobody when it sees an
+        X-Conversation-Id.
+
+        Raises:
+            UpstreamError: It could not be reached, or broke off before it answered.
+        """
+        if self._closed_because is not None:
+            raise self._closed_because
+        request = _request(path, body)
+        while True:
+            channel = self._kept()
+            try:
+                answering = await self._ask_on(channel, request)
+            except _LOST as exc:
+                # A kept connection that llama-server had closed meanwhile: nothing came back, so ask once more.
+                if channel is None or self._closed_because is not None:
+                    raise self._broken(exc) from exc
+                self._close_idle()
+            else:
+                return Answer(self, answering)
+
+    async def _ask_on(self, channel: Channel | None, request: bytes) -> Channel:
+        self.begin_to_wait()
+        try:
+            channel = channel or await Channel.connect(self._socket)
+            if self._closed_because is not None:  # while it connected: what is asked now would hold the engine's end up
+                channel.abort()
+                raise self._closed_because
+            self._open.add(channel)
+            try:
+                channel.begin(request)
+                while not channel.began:
+                    await channel.more()
+            except BaseException:
+                self.leave(channel)
+                raise
+            self.last_byte_s = time.monotonic()
+            return channel
+        finally:
+            self.awaited -= 1
+
+    def _kept(self) -> Channel | None:
+        """A connection that is open and has nothing to do."""
+        oldest_s = time.monotonic() - _KEEP_ALIVE_S
+        while self._idle:
+            channel = self._idle.pop()
+            if channel.lost is None and channel.idle_since_s > oldest_s:
+                return channel
+            channel.abort()
+        return None
+
+    def leave(self, channel: Channel) -> None:
+        """Keep the connection when all was read, else close it: that is what cancels a generation."""
+        self._open.discard(channel)
+        # llama-server closes the connection after every stream, whatever its Keep-Alive says (measured).
+        if channel.complete and channel.reusable and not channel.is_stream and self._closed_because is None:
+            channel.take()
+            channel.idle_since_s = time.monotonic()
+            self._idle.append(channel)
+            while self._idle[0].idle_since_s < channel.idle_since_s - _KEEP_ALIVE_S:
+                self._idle.pop(0).abort()
+        else:
+            channel.abort()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().abort()
+
+    async def ask(self, path: str, payload: object | None = None) -> Any:
+        """One JSON question, one JSON answer.
+
+        Raises:
+            BadRequestError: llama-server refused the question.
+            EngineAnsweredError: It answered that it failed.
+            UpstreamError: It broke off, or its answer is no JSON.
+        """
+        async with await self.send(path, None if payload is None else msgspec.json.encode(payload)) as answer:
+            data = await answer.read()
+            if answer.status >= 400:
+                raise refusal(answer.status, data)
+            try:
+                return msgspec.json.decode(data)
+            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+                raise UpstreamError(f"llama-server answered {path} with something that is no JSON") from exc
+
+    async def healthy(self, *, timeout_s: float) -> bool:
+        """True when /health answers 200: the model is loaded. It says nothing of whether generation moves."""
+        try:
+            async with asyncio.timeout(timeout_s), await self.send("/health") as answer:
+                await answer.read()
+                return answer.status == 200
+        except (AirLabError, TimeoutError):
+            return False
+
+    async def close(self, because: AirLabError) -> None:
+        """Break every open answer off; whoever reads one gets ``because``."""
+        self._closed_because = self._closed_because or because
+        self._close_idle()
+        for channel in tuple(self._open):
+            channel.abort()
+
+    def begin_to_wait(self) -> None:
+        """Somebody waits for a byte from now on."""
+        self.awaited += 1
+        self.last_byte_s = time.monotonic()
+
+    def _broken(self, exc: Exception) -> AirLabError:
+        return self._closed_because or UpstreamError(f"llama-server broke off: {exc or type(exc).__name__}")
+
+
+class Answer:
+    """llama-server's answer: its status now, its body as it comes. Leaving it early cancels the generation."""
+
+    __slots__ = ("_channel", "_upstream", "content_type", "is_stream", "status")
+
+    def __init__(self, upstream: Upstream, channel: Channel) -> None:
+        """Use ``Upstream.send``."""
+        self.status, self.content_type, self.is_stream = channel.status, channel.content_type, channel.is_stream
+        self._upstream, self._channel = upstream, channel
+
+    async def __aenter__(self) -> Answer:
+        """Answers are closed by leaving the block."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the connection back when all was read, else close it: that is what cancels a generation."""
+        self._upstream.leave(self._channel)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes, unparsed. Raises UpstreamError when it breaks off."""
+        channel = self._channel
+        while True:
+            data = channel.take()
+            if data:
+                yield data
+            elif channel.complete:
+                return
+            else:
+                await self._more()
+
+    async def read(self) -> bytes:
+        """The whole body, at most 64 MiB. Raises UpstreamError when it breaks off or is longer."""
+        parts, size, channel = [], 0, self._channel
+        while True:
+            parts.append(channel.take())
+            size += len(parts[-1])
+            if size > _ANSWER_BYTES:
+                raise UpstreamError("llama-server's answer is longer than 64 MiB")
+            if channel.complete:
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            await self._more()
+
+    async def _more(self) -> None:
+        upstream = self._upstream
+        upstream.begin_to_wait()
+        try:
+            await self._channel.more()
+            upstream.last_byte_s = time.monotonic()
+        except _LOST as exc:
+            raise upstream._broken(exc) from exc  # noqa: SLF001 # the two are one thing in two lifetimes
+        finally:
+            upstream.awaited -= 1
+
+
+def _request(path: str, body: bytes | None) -> bytes:
+    if body is None:
+        return b"GET %b HTTP/1.1\r\nhost: engine\r\n\r\n" % path.encode()
+    head = b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % (path.encode(), len(body)) + body
+
+
+_CLIENTS_FAULT = re.compile(r"input is not supported|cannot use both|parse grammar|invalid grammar", re.IGNORECASE)
+"""Words of 500s that the request itself brings about."""
+
+
+def refusal(status: int, body: bytes) -> AirLabError:
+    """llama-server's own error as one of ours: its 4xx is the client's fault, and so are some of its 500s.
+
+    Its ``code`` is a number where OpenAI's is a string, and some of its texts are pages long.
+    """
+    try:
+        error = msgspec.json.decode(body)["error"]
+        message, type_ = str(error["message"]), error.get("type")
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        error, type_, message = {}, None, body[:300].decode(errors="replace")
+    message = message if len(message) <= 600 else f"{message[:600]} ..."
+    if type_ == "exceed_context_size_error":
+        context_tokens = error.get("n_ctx")
+        text = f"this model's maximum context length is {context_tokens} tokens; {message}"
+        return ContextTooLongError(text, prompt_tokens=error.get("n_prompt_tokens"), context_tokens=context_tokens)
+    if "too large to process" in message:
+        # A text to embed that is longer than a batch; the advice is a flag that no client can set.
+        text = message.partition(" is too large")[0]
+        limits = "a model of `kind: [embedding]` alone takes its whole context, one that chats too 1024 tokens"
+        return BadRequestError(f"{text} is longer than this model embeds at once; {limits}", param="input")
+    if 400 <= status < 500 or _CLIENTS_FAULT.search(message):
+        return BadRequestError(f"llama-server refused the request: {message}")
+    return EngineAnsweredError(f"llama-server answered {status}: {message}")
