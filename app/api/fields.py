@@ -1,0 +1,232 @@
+"""What a /v1 request may hold: the structs are the allow-list, and the check.
+
+A body is decoded into one of these and encoded anew, so that nothing reaches llama-server that is not named here: a
+field that it would act on (``n_discard``, which has led to a write out of bounds, ``id_slot``, ``lora``) is dropped
+like any unknown one, as clients expect.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from app.errors import BadRequestError
+
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Positive = Annotated[int, Meta(ge=1, le=10_000_000)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+WholeNumber = Annotated[int, Meta(ge=-1, le=1_000_000)]
+Penalty = Annotated[float, Meta(ge=-10, le=10)]
+Stop = Annotated[str, Meta(max_length=1000)]
+TokenId = Annotated[int, Meta(ge=0, le=10_000_000)]
+Texts = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=10_000)]
+"""One text or many, as text or as token ids. One list of all three: msgspec takes no union of lists."""
+
+
+class _Fields(Struct, kw_only=True, omit_defaults=True):
+    model: str | None = None
+
+
+class Sampling(_Fields, kw_only=True):
+    """What chat and plain completion share. ``null``, which some clients send for "as you like", counts as absent."""
+
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    max_tokens: Positive | None = None
+    n: Annotated[int, Meta(ge=1, le=1)] | None = None
+    stop: Stop | Annotated[list[Stop], Meta(max_length=64)] | None = None
+    seed: int | None = None
+    temperature: Annotated[float, Meta(ge=0, le=10)] | None = None
+    top_p: Fraction | None = None
+    top_k: WholeNumber | None = None
+    min_p: Fraction | None = None
+    typical_p: Fraction | None = None
+    top_n_sigma: Annotated[float, Meta(ge=-1, le=100)] | None = None
+    xtc_probability: Fraction | None = None
+    xtc_threshold: Fraction | None = None
+    dynatemp_range: Annotated[float, Meta(ge=0, le=10)] | None = None
+    dynatemp_exponent: Annotated[float, Meta(ge=0, le=10)] | None = None
+    adaptive_target: Annotated[float, Meta(ge=-1, le=1)] | None = None
+    adaptive_decay: Fraction | None = None
+    repeat_penalty: Penalty | None = None
+    repeat_last_n: WholeNumber | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    dry_multiplier: Annotated[float, Meta(ge=0, le=100)] | None = None
+    dry_base: Annotated[float, Meta(ge=0, le=100)] | None = None
+    dry_allowed_length: Count | None = None
+    dry_penalty_last_n: WholeNumber | None = None
+    dry_sequence_breakers: Annotated[list[Stop], Meta(max_length=64)] | None = None
+    mirostat: Annotated[int, Meta(ge=0, le=2)] | None = None
+    mirostat_tau: Annotated[float, Meta(ge=0, le=100)] | None = None
+    mirostat_eta: Annotated[float, Meta(ge=0, le=10)] | None = None
+    samplers: Annotated[list[str], Meta(max_length=32)] | None = None
+    logit_bias: Any = None
+    ignore_eos: bool | None = None
+    grammar: Annotated[str, Meta(max_length=262_144)] | None = None
+    json_schema: Any = None
+    cache_prompt: bool | None = None
+    n_keep: WholeNumber | None = None
+    n_probs: Annotated[int, Meta(ge=0, le=100)] | None = None
+    min_keep: Count | None = None
+    post_sampling_probs: bool | None = None
+    t_max_predict_ms: Count | None = None
+    timings_per_token: bool | None = None
+
+
+class ImageUrl(Struct, omit_defaults=True):
+    """An image inside the message; see ``check``."""
+
+    url: str
+    detail: str | None = None
+
+
+class Part(Struct, omit_defaults=True):
+    """One part of a message's content."""
+
+    type: Literal["text", "image_url", "input_audio"]
+    text: str | None = None
+    image_url: ImageUrl | None = None
+    input_audio: Any = None
+
+
+class CalledFunction(Struct):
+    """The function of a call that a model made."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class CalledTool(Struct):
+    """A call that a model made, in replayed history. Its type is always sent: llama-server insists on it."""
+
+    function: CalledFunction
+    id: str | UnsetType | None = UNSET
+    type: Literal["function"] = "function"
+
+
+class ToolFunction(Struct, omit_defaults=True):
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: Any = None
+    strict: bool | None = None
+
+
+class Tool(Struct):
+    """A tool on offer; what is no function llama-server answers with a 500."""
+
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class ChatMessage(Struct, omit_defaults=True):
+    """One message of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[CalledTool] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+
+class ChatFields(Sampling, kw_only=True):
+    """The body of /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=10_000)]
+    max_completion_tokens: Positive | None = None
+    response_format: Any = None
+    tools: Annotated[list[Tool], Meta(max_length=512)] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
+    chat_template_kwargs: Any = None
+    reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
+    reasoning_effort: str | None = None
+    add_generation_prompt: bool | None = None
+
+
+class CompletionFields(Sampling, kw_only=True):
+    """The body of /v1/completions."""
+
+    prompt: Texts
+    suffix: str | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
+
+
+class EmbeddingFields(_Fields, kw_only=True):
+    """The body of /v1/embeddings."""
+
+    input: Texts
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Positive | None = None
+
+
+Fields = ChatFields | CompletionFields | EmbeddingFields
+_F = TypeVar("_F", bound=Fields)
+_WHERE = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `(.*?)`")
+
+
+def read_fields(body: bytes, kind: type[_F]) -> _F:
+    """A request's body, checked.
+
+    Raises:
+        BadRequestError: It is no JSON, or a field is not what it may be; ``param`` names the field.
+    """
+    try:
+        fields = msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as exc:
+        text = str(exc)
+        raise BadRequestError(_WHERE.sub("", text), param=_field_at_fault(text)) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadRequestError(f"the body is no valid JSON: {exc}") from exc
+    if isinstance(fields, ChatFields):
+        _check_messages(fields.messages)
+    return fields
+
+
+def _field_at_fault(text: str) -> str | None:
+    """The field that msgspec's message speaks of, such as ``messages[0].role``."""
+    where, missing = _WHERE.search(text), _MISSING.search(text)
+    path = [found[1] for found in (where, missing) if found and found[1]]
+    return ".".join(path) or None
+
+
+def _check_messages(messages: list[ChatMessage]) -> None:
+    for index, message in enumerate(messages):
+        if message.role == "developer":  # OpenAI's newer word, which chat templates do not know
+            message.role = "system"
+        if message.tool_calls:
+            _check_calls(message.tool_calls, f"messages[{index}].tool_calls")
+        if isinstance(message.content, list):
+            _check_parts(message.content, f"messages[{index}].content")
+
+
+def _check_calls(calls: list[CalledTool], where: str) -> None:
+    # llama-server's template code fails on arguments that are no JSON, with a 500 for the whole conversation.
+    for number, call in enumerate(calls):
+        if call.id is None:
+            call.id = UNSET
+        try:
+            msgspec.json.decode(call.function.arguments or "{}")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            param = f"{where}[{number}].function.arguments"
+            raise BadRequestError(f"the arguments of a tool call must be JSON as text: {exc}", param=param) from exc
+
+
+def _check_parts(parts: list[Part], where: str) -> None:
+    for number, part in enumerate(parts):
+        if getattr(part, part.type) is None:  # llama-server would answer with a 500
+            raise BadRequestError(f"a part of type {part.type} needs {part.type}", param=f"{where}[{number}]")
+        # llama-server would fetch a URL itself, from inside: only data travels.
+        if isinstance(part.image_url, ImageUrl) and not part.image_url.url.startswith("data:"):
+            message = "images must be sent as data: URLs; AirLab fetches nothing for a client"
+            raise BadRequestError(message, param=f"{where}[{number}].image_url.url")

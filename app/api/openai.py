@@ -1,0 +1,160 @@
+"""/v1/*: raw ASGI, the hot path. A body is read and checked once; llama-server's bytes go back out unparsed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import msgspec
+
+from app.api import pages
+from app.api.auth import Auth
+from app.api.auth import Scope as Needs
+from app.api.errors import Answer, answer_for
+from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
+from app.api.kinds import require_kind
+from app.api.wire import Receive, Scope, Send
+from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
+from app.fleet import upstream
+from app.fleet.lease import Lease, with_lease
+from app.manifest.schema import Kind
+from app.service import Service
+
+_WAIT_S = 540.0
+"""How long a request may wait for its model: less than the 600 s after which openai-python gives up."""
+_JSON = b"application/json"
+_STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+class Generation(NamedTuple):
+    """A route that llama-server answers."""
+
+    fields: type[ChatFields] | type[CompletionFields] | type[EmbeddingFields]
+    kind: Kind
+
+
+GENERATIONS = {
+    "/v1/chat/completions": Generation(ChatFields, "chat"),
+    "/v1/completions": Generation(CompletionFields, "chat"),
+    "/v1/embeddings": Generation(EmbeddingFields, "embedding"),
+}
+NEEDS = Needs.USE
+"""The scope of every route here."""
+
+
+class OpenAIApp:
+    """Serves everything below /v1."""
+
+    def __init__(self, service: Service, auth: Auth) -> None:
+        """One for each application."""
+        self._service, self._auth = service, auth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; every error goes out in OpenAI's shape."""
+        reply = _Reply(send)
+        try:
+            client = scope["client"]
+            actor = self._auth.who(scope["headers"], address=client[0] if client else "")
+            self._auth.require(actor, NEEDS)
+            await self._serve(scope["method"], scope["path"], receive, reply)
+        except AirLabError as exc:
+            await reply.fail(answer_for(exc))
+        except Exception as exc:  # noqa: BLE001 # the last one to hear of it: logged, and told as a 500
+            await reply.fail(answer_for(exc))
+
+    async def _serve(self, method: str, path: str, receive: Receive, reply: _Reply) -> None:
+        generation = GENERATIONS.get(path)
+        if generation is not None:
+            if method != "POST":
+                raise WrongMethodError(f"{path} takes POST", allowed="POST")
+            self._service.refuse_if_stopping()
+            body = (await receive())["body"]
+            await self._generate(path, generation, read_fields(body, generation.fields), reply)
+        elif path == "/v1/models" or path.startswith("/v1/models/"):
+            if method not in {"GET", "HEAD"}:
+                raise WrongMethodError(f"{path:.100} takes GET", allowed="GET")
+            await reply.json(200, self._listing(path.removeprefix("/v1/models").strip("/")))
+        else:
+            raise RouteNotFoundError(f"there is no {path:.100}; /schema shows what there is")
+
+    def _listing(self, name: str) -> dict[str, Any]:
+        snapshot, status = self._service.live.current, self._service.fleet.status()
+        if not name:
+            return pages.openai_models(snapshot, status)
+        key = snapshot.key_of(name)
+        return pages.openai_model(snapshot.models[key], status[key])
+
+    async def _generate(self, path: str, generation: Generation, fields: Fields, reply: _Reply) -> None:
+        key = self._serving_key(fields.model, generation.kind)
+        fields.model = key
+        body = msgspec.json.encode(fields)
+        deadline_s = time.monotonic() + _WAIT_S
+
+        async def work(lease: Lease) -> None:
+            await self._pass_on(lease, path, body, reply)
+
+        await with_lease(self._service.fleet, key, work, deadline_s=deadline_s, begun=lambda: reply.started)
+
+    def _serving_key(self, name: str | None, kind: Kind) -> str:
+        snapshot = self._service.live.current
+        key = snapshot.key_of(name)
+        if snapshot.models[key].run.weights is None:
+            self._service.reload.look_again()  # its file may have come meanwhile
+            snapshot = self._service.live.current
+        require_kind(snapshot.models[key], kind)
+        return key
+
+    async def _pass_on(self, lease: Lease, path: str, body: bytes, reply: _Reply) -> None:
+        async with await lease.upstream.send(path, body) as answer:
+            if answer.status != 200:
+                raise upstream.refusal(answer.status, await answer.read())
+            if answer.is_stream:
+                await _pass_stream_on(answer, reply)
+            else:
+                await reply.whole(200, answer.content_type.encode(), await answer.read())
+
+
+async def _pass_stream_on(answer: upstream.Answer, reply: _Reply) -> None:
+    """The stream as it comes. The status line goes out with the first bytes, so that an early death is still a 502."""
+    async for chunk in answer.chunks():
+        if not reply.started:
+            await reply.begin(200, [(b"content-type", answer.content_type.encode()), *_STREAM_HEADERS])
+        await reply.more(chunk)
+    await reply.end()
+
+
+class _Reply:
+    """One answer on its way out, and how far it has got."""
+
+    __slots__ = ("_send", "started")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def more(self, chunk: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self, chunk: bytes = b"") -> None:
+        await self._send({"type": "http.response.body", "body": chunk})
+
+    async def whole(self, status: int, content_type: bytes, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        length = str(len(body)).encode()
+        await self.begin(status, [(b"content-type", content_type), (b"content-length", length), *headers])
+        await self.end(body)
+
+    async def json(self, status: int, content: Any) -> None:
+        await self.whole(status, _JSON, msgspec.json.encode(content))
+
+    async def fail(self, answer: Answer) -> None:
+        """An error as the answer; after the first byte as the last event of the stream, without [DONE]."""
+        body = msgspec.json.encode({"error": answer.error})
+        if self.started:
+            await self.end(b"data: " + body + b"\n\n")
+        else:
+            headers = ((name.encode(), value.encode()) for name, value in answer.headers.items())
+            await self.whole(answer.status, _JSON, body, *headers)

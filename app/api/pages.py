@@ -1,0 +1,117 @@
+"""What pages and listings show: pure readings of the snapshot and the fleet's status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.fleet.spec import ModelSpec
+from app.fleet.states import State
+from app.fleet.status import ModelStatus
+from app.live.snapshot import Snapshot
+
+_COPIED = (
+    *("filename", "description", "recommended", "is_finetuned", "context_length", "vram_estimate", "usage"),
+    *("hf_repo", "download_url", "base_model", "training_data"),
+)
+"""What /models shows of a model as the manifest has it."""
+_TROUBLED = frozenset({State.FAILED, State.COOLING, State.STUCK})
+
+
+def health(snapshot: Snapshot, status: Mapping[str, ModelStatus], *, stopping: bool, details: bool) -> dict[str, Any]:
+    """The body of /health; without ``details`` its first three fields, which is what a caller without a key sees."""
+    key = snapshot.chosen_model
+    spec, now = snapshot.models[key], status[key]
+    trouble = _trouble(spec, now, stopping=stopping, details=details)
+    message = trouble or f"{key} is {now.state}"
+    body: dict[str, Any] = {"status": "degraded" if trouble else "ok", "message": message, "model_key": key}
+    if details:
+        body |= {
+            "state": now.state,
+            "device": spec.device,
+            "loaded": now.state is State.READY,
+            "generation": snapshot.generation,
+            "reload_error": None,
+        }
+    return body
+
+
+def _trouble(spec: ModelSpec, now: ModelStatus, *, stopping: bool, details: bool) -> str | None:
+    """What is wrong, if anything; log lines and paths only in the details."""
+    if stopping:
+        return "shutting down"
+    if now.state in _TROUBLED:
+        return f"{spec.key} is {now.state}{f': {now.message}' if details else ''}"
+    if spec.run.weights is None:
+        return f"the file of {spec.key} is missing{f': {spec.expected_file}' if details and spec.expected_file else ''}"
+    return None
+
+
+def owner_models(snapshot: Snapshot, status: Mapping[str, ModelStatus], *, include_finetuned: bool) -> dict[str, Any]:
+    """The body of GET /models."""
+    shown = [s for s in snapshot.models.values() if include_finetuned or not s.section.is_finetuned]
+    return {
+        "models": [_owner_model(spec, status[spec.key]) for spec in shown],
+        "current": snapshot.chosen_model,
+        **openai_models(snapshot, status),
+    }
+
+
+def _owner_model(spec: ModelSpec, now: ModelStatus) -> dict[str, Any]:
+    section = spec.section
+    return {
+        "key": spec.key,
+        "name": section.name or spec.key,
+        "exists": spec.run.weights is not None,
+        "loaded": now.state is State.READY,
+        "state": now.state,
+        "source": _source(spec),
+        "tool_mode": spec.tool_mode,
+        **{name: getattr(section, name) for name in _COPIED},
+    }
+
+
+def _source(spec: ModelSpec) -> str:
+    section = spec.section
+    if spec.run.weights is not None or not (section.hf_repo or section.download_url):
+        return "local_finetuned" if section.is_finetuned else "local"
+    return "hf" if section.hf_repo else "url"
+
+
+def openai_models(snapshot: Snapshot, status: Mapping[str, ModelStatus]) -> dict[str, Any]:
+    """The body of GET /v1/models."""
+    return {"object": "list", "data": [openai_model(spec, status[spec.key]) for spec in snapshot.models.values()]}
+
+
+def openai_model(spec: ModelSpec, now: ModelStatus) -> dict[str, Any]:
+    """One OpenAI entry; ``created`` is a whole number, which strict clients insist on."""
+    weights = spec.run.weights
+    return {
+        "id": spec.key,
+        "object": "model",
+        "created": weights.modified_ns // 1_000_000_000 if weights else 0,
+        "owned_by": "airlab",
+        "aliases": spec.section.aliases,
+        "context_length": spec.run.context_length,
+        "meta": {"n_ctx": spec.run.context_length},
+        "status": now.state,
+        "capabilities": sorted(spec.run.kinds),
+    }
+
+
+def running_models(snapshot: Snapshot, status: Mapping[str, ModelStatus], *, now_s: float) -> dict[str, Any]:
+    """The body of GET /ps: every model with its state."""
+    rows = [
+        {
+            "key": key,
+            "state": now.state,
+            "for_s": None if now.since_s is None else round(now_s - now.since_s, 1),
+            "pid": now.pid,
+            "slots": now.slots,
+            "busy": now.busy,
+            "waiting": now.waiting,
+            "message": now.message,
+        }
+        for key, now in status.items()
+    ]
+    return {"models": rows, "current": snapshot.chosen_model}

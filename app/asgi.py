@@ -1,0 +1,30 @@
+"""guard(Litestar(api)), with /v1 beside Litestar: the whole of AirLab as one ASGI application."""
+
+from __future__ import annotations
+
+from app.api.auth import Auth
+from app.api.guard import EdgePolicy, Guard
+from app.api.openai import OpenAIApp
+from app.api.routes import owner_app
+from app.api.wire import ASGIApp, Receive, Scope, Send
+from app.service import Service
+
+
+def build_app(service: Service) -> ASGIApp:
+    """The application of a service that whoever serves it starts and stops."""
+    auth = Auth(service.settings)
+    openai, owner = OpenAIApp(service, auth), owner_app(service, auth)
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        # /v1 is the hot path: Litestar's router would cost it more than the rest of us does.
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            await openai(scope, receive, send)
+        elif scope["type"] == "http" and scope["method"] == "HEAD":
+            # As GET, whose body the protocol leaves out: Litestar would want a second handler for each page.
+            await owner({**scope, "method": "GET"}, receive, send)  # type: ignore[arg-type] # see below
+        else:
+            await owner(scope, receive, send)  # type: ignore[arg-type] # Litestar's own names for the same shapes
+
+    server = service.server
+    policy = EdgePolicy(host_names=frozenset(server.hosts), cors_origins=frozenset(server.cors_origins))
+    return Guard(dispatch, policy)

@@ -1,0 +1,217 @@
+"""One call of a model, as a conversation needs it: rendered, counted, decided, spoken. Knows no session."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from app.chat import toolmode
+from app.chat.history import merged
+from app.chat.stream import Generated, Piece
+from app.errors import BadRequestError, ContextTooLongError, EngineError
+from app.fleet.lease import Lease
+from app.fleet.upstream import Upstream, refusal
+from app.messages import Message, Role, ToolCall
+from app.tools.base import ToolSpec
+
+_CACHED_COUNTS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How words are chosen; ``max_tokens`` is the longest answer."""
+
+    temperature: float
+    max_tokens: int
+    top_p: float
+    top_k: int
+    repeat_penalty: float
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What a model's chat template is like, measured once for each instance."""
+
+    caps: dict[str, Any]
+    base_tokens: int
+    """Tokens of a prompt beside its messages."""
+    message_tokens: int
+    """Tokens that each message takes beside its text."""
+    context_tokens: int
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the calls of a turn took."""
+
+    prompt_tokens: int = 0
+    """Of the last call."""
+    generated_tokens: int = 0
+    generation_s: float = 0.0
+
+    def add(self, *, prompt_tokens: int, generated_tokens: int, seconds: float) -> None:
+        """Count one more call."""
+        self.prompt_tokens = prompt_tokens
+        self.generated_tokens += generated_tokens
+        self.generation_s += seconds
+
+
+class Models:
+    """Remembers what was measured of templates and texts."""
+
+    def __init__(self) -> None:
+        """Nothing measured yet."""
+        self._templates: weakref.WeakKeyDictionary[Upstream, Template] = weakref.WeakKeyDictionary()
+        self._counts: dict[tuple[str, bytes], int] = {}
+
+    async def template(self, upstream: Upstream) -> Template:
+        """The template of this instance. Raises UpstreamError."""
+        known = self._templates.get(upstream)
+        if known is None:
+            known = self._templates[upstream] = await _measure(upstream)
+        return known
+
+    async def count(self, upstream: Upstream, counted_by: str, message: Message) -> int:
+        """Length of a message in tokens, by the engine's own tokenizer. Raises UpstreamError."""
+        template = await self.template(upstream)
+        # As a guided model is shown it: about what a native template makes of calls and results, too.
+        text = toolmode.guided_messages([message])[0].content
+        # By digest: texts may be megabytes.
+        digest = hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
+        known = self._counts.get((counted_by, digest))
+        if known is None:
+            if len(self._counts) >= _CACHED_COUNTS:
+                self._counts.clear()
+            tokens = await _text_tokens(upstream, text)
+            known = self._counts[counted_by, digest] = tokens + template.message_tokens
+        return known
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a model in the making: the same conversation decided on, then spoken."""
+
+    lease: Lease
+    template: Template
+    system_prompt: str
+    tools: Sequence[ToolSpec]
+    choice: toolmode.Choice
+    sampling: Sampling
+    usage: Usage
+    generated: Generated = field(default_factory=Generated)
+
+    @property
+    def mode(self) -> Literal["native", "guided"]:
+        """How this model calls tools."""
+        return toolmode.choose_mode(self.lease.spec.tool_mode, self.template.caps)
+
+    @property
+    def decides_first(self) -> bool:
+        """True when a grammar must make the choice before the model speaks."""
+        return bool(self.tools) and (self.mode == "guided" or self.choice != "auto")
+
+    def system_text(self, *, deciding: bool) -> str:
+        """The system prompt. A model that decides under a grammar is told of the tools in words.
+
+        It is not while it speaks: a small model would go on writing calls. The engine keeps both beginnings cached.
+        """
+        if deciding:
+            return f"{self.system_prompt}\n\n{toolmode.guided_prompt(self.tools)}".strip()
+        return self.system_prompt
+
+    def _wire(self, branch: Sequence[Message], *, deciding: bool) -> list[dict[str, Any]]:
+        messages = list(branch) if self.mode == "native" else toolmode.guided_messages(branch)
+        system = self.system_text(deciding=deciding)
+        if system:
+            role: Role = "system" if self.template.caps.get("supports_system_role", True) else "user"
+            messages.insert(0, Message(role, system))
+        return [toolmode.native_message(message) for message in merged(messages)]
+
+    async def decide(self, branch: Sequence[Message], call_id: str) -> ToolCall | None:
+        """Let the model choose a tool under a grammar; None when it wants to speak.
+
+        Raises:
+            EngineError: llama-server refused the tools' schema.
+            UpstreamError: It broke off.
+        """
+        begun_s, upstream = time.monotonic(), self.lease.upstream
+        prompt = (await upstream.ask("/apply-template", {"messages": self._wire(branch, deciding=True)}))["prompt"]
+        body = {
+            "prompt": prompt,
+            "json_schema": toolmode.decision_schema(self.tools, self.choice),
+            "n_predict": toolmode.DECISION_TOKENS,
+            "temperature": 0.0,
+            "cache_prompt": True,
+        }
+        try:
+            answer = await upstream.ask("/completion", body)
+        except ContextTooLongError:
+            raise
+        except BadRequestError as exc:
+            # Its own sentence speaks of a template parser, which helps nobody.
+            raise EngineError(f"llama-server refused the tools' JSON schema: {exc.message[:300]}") from exc
+        self.usage.add(
+            prompt_tokens=answer["tokens_evaluated"],
+            generated_tokens=answer["tokens_predicted"],
+            seconds=time.monotonic() - begun_s,
+        )
+        return toolmode.read_decision(answer["content"], call_id)
+
+    async def speak(self, branch: Sequence[Message]) -> AsyncIterator[Piece]:
+        """Let the model answer, streamed; afterwards ``generated`` holds the whole.
+
+        Raises:
+            UpstreamError: It broke off, or failed.
+            BadRequestError: It refused the request.
+        """
+        begun_s, sampling = time.monotonic(), self.sampling
+        body: dict[str, Any] = {
+            "model": self.lease.spec.key,
+            "messages": self._wire(branch, deciding=False),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "cache_prompt": True,
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "repeat_penalty": sampling.repeat_penalty,
+        }
+        if self.tools and self.mode == "native":
+            body |= {"tools": toolmode.native_tools(self.tools), "parallel_tool_calls": True}
+        async with await self.lease.upstream.send("/v1/chat/completions", msgspec.json.encode(body)) as answer:
+            if answer.status != 200:
+                raise refusal(answer.status, await answer.read())
+            async for piece in self.generated.read(answer.chunks()):
+                yield piece
+        self.usage.add(
+            prompt_tokens=self.generated.prompt_tokens,
+            generated_tokens=self.generated.completion_tokens,
+            seconds=time.monotonic() - begun_s,
+        )
+
+
+async def _text_tokens(upstream: Upstream, text: str) -> int:
+    answer = await upstream.ask("/tokenize", {"content": text, "add_special": False})
+    return len(answer["tokens"])
+
+
+async def _measure(upstream: Upstream) -> Template:
+    """Two prompts of one-word messages tell what the template adds to each message and to the whole."""
+    props = await upstream.ask("/props")
+    word = await _text_tokens(upstream, "word")
+    turn = [{"role": "user", "content": "word"}, {"role": "assistant", "content": "word"}]
+    short, long = [
+        (await upstream.ask("/v1/chat/completions/input_tokens", {"messages": turn * times + turn[:1]}))["input_tokens"]
+        for times in (1, 2)
+    ]
+    message_tokens = max(0, -(-(long - short) // 2) - word)
+    base_tokens = max(0, short - 3 * (message_tokens + word))
+    context_tokens = props["default_generation_settings"]["n_ctx"]
+    return Template(props.get("chat_template_caps") or {}, base_tokens, message_tokens, context_tokens)

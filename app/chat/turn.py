@@ -1,0 +1,351 @@
+"""Runs a conversation: one turn from request to done, one at a time in each session.
+
+What a turn asked for is fixed at its start; what guards and what runs is looked up at each use. A model is held for
+one generation, never while a tool runs. A turn that does not reach its end is marked, and moves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from app.chat import events, toolmode
+from app.chat.history import Account, Counted, cut
+from app.chat.model import Call, Models, Sampling, Usage
+from app.chat.results import with_short_results
+from app.errors import AirLabError
+from app.fleet import lease as leases
+from app.fleet.fleet import Fleet
+from app.fleet.lease import Lease, with_lease
+from app.gate import Gate
+from app.live.snapshot import Live, Snapshot
+from app.messages import Message, ToolCall, ToolResult
+from app.store.records import OpenTurn, SessionKey, TokenCount
+from app.store.sessions import Sessions, Unfinished
+from app.tools.base import ToolSpec
+
+log = logging.getLogger("airlab")
+
+_CALLS = 16
+"""Calls that one round runs; a model may write hundreds."""
+_TOO_MANY = f"Not run: at most {_CALLS} calls at a time. Ask for it again, alone."
+_WAIT_S = 540.0
+"""How long a turn waits for its model at each round; below the 600 s after which common clients give up."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """What a client asks for; checked, its model found."""
+
+    session_id: str
+    account: Account
+    model: str
+    """A model's key."""
+    sampling: Sampling
+    system_prompt: str | None
+    enable_tools: bool
+    tool_choice: toolmode.Choice
+
+
+class Chat:
+    """The conversations of this service."""
+
+    def __init__(self, live: Live, fleet: Fleet, sessions: Sessions, gate: Gate) -> None:
+        """Build it from its parts."""
+        self.live, self.fleet, self.sessions, self.gate = live, fleet, sessions, gate
+        self.models = Models()
+        self._running: set[asyncio.Task[None]] = set()
+        self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    async def turn(self, request: TurnRequest, *, actor: str) -> AsyncGenerator[events.TurnEvent]:
+        """Run one turn; its events as they happen, ``TurnDone`` last. Leaving it early cancels the turn.
+
+        Raises:
+            AirLabError: The turn failed; the store has it as failed.
+        """
+        queue: asyncio.Queue[events.TurnEvent | None] = asyncio.Queue()
+        running = asyncio.create_task(self._run(request, actor, queue.put_nowait))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        running.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            await running
+        finally:
+            running.cancel()
+            # Its end is in the store before anybody can begin the next turn.
+            await asyncio.gather(running, return_exceptions=True)
+
+    async def drained(self, *, within_s: float, hurried: asyncio.Event) -> None:
+        """Wait until no turn runs; at most so long, and only while ``hurried`` is not set."""
+        ends_s = time.monotonic() + within_s
+        hurry = asyncio.create_task(hurried.wait())
+        while self._running and not hurry.done() and (rest_s := ends_s - time.monotonic()) > 0:
+            await asyncio.wait({*self._running, hurry}, timeout=rest_s, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+
+    async def _run(self, request: TurnRequest, actor: str, emit: Callable[[events.TurnEvent], None]) -> None:
+        key = SessionKey(actor, request.session_id)
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            snapshot = self.live.current
+            if request.account.is_reset:
+                await self.sessions.reset(key)
+                device = snapshot.models[request.model].device
+                emit(events.TurnDone(session_id=key.name, model=request.model, device=device, finish_reason="reset"))
+                return
+            await _Turn(self, snapshot, request, key, emit).run()
+
+
+@dataclass(slots=True)
+class _Item:
+    """A message of the branch; what is stored has an id, what was counted has tokens."""
+
+    id: int
+    message: Message
+    count: TokenCount | None
+
+
+class _Turn:
+    """One turn on its way."""
+
+    def __init__(
+        self,
+        chat: Chat,
+        snapshot: Snapshot,
+        request: TurnRequest,
+        key: SessionKey,
+        emit: Callable[[events.TurnEvent], None],
+    ) -> None:
+        self._chat, self._snapshot, self._request, self._key, self._emit = chat, snapshot, request, key, emit
+        self._usage = Usage()
+        self._branch: list[_Item] = []
+        self._made: list[ToolCall] = []
+        self._shown: list[str] = []
+        """All the text that the client has got: the answer, and what was said before a call."""
+        self._pieces = 0
+        """How many pieces of text and of reasoning the client has got."""
+        self._finish_reason: events.FinishReason = "stop"
+
+    async def run(self) -> None:
+        self._opening = asyncio.create_task(self._open())
+        try:
+            answer, finish_reason = await self._rounds(*self._tools())
+            await self._close(await self._opened(), answer, finish_reason)
+        except asyncio.CancelledError:
+            await self._give_up("cancelled", "the client left")
+            raise
+        except Exception as exc:
+            await self._give_up("failed", str(exc))
+            raise
+
+    async def _opened(self) -> OpenTurn:
+        """The turn, once it is in the store. Shielded: who waits may be cancelled, what is begun is not half done."""
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> OpenTurn:
+        """The turn in the store, beside the wait for the model."""
+        account, request = self._request.account, self._request
+        turn = await self._chat.sessions.open_turn(
+            self._key, account.said, from_root=account.from_root, model=request.model
+        )
+        self._branch = [_Item(stored.id, stored.message, stored.count) for stored in turn.path]
+        self._emit(events.TurnOpened(session_id=self._key.name, turn=turn.id, model=request.model))
+        if turn.previous_unfinished is not None:
+            self._emit(events.Notice(message=f"the turn before this one was {turn.previous_unfinished.status}"))
+        return turn
+
+    def _tools(self) -> tuple[tuple[ToolSpec, ...], toolmode.Choice]:
+        """The tools on offer, and the choice among them; says why there are none where they were asked for."""
+        choice = self._request.tool_choice
+        if not self._request.enable_tools or choice == "none":
+            return (), "none"
+        if not self._snapshot.tools_on:
+            self._emit(events.Notice(message="no tools: the server's switch is off (POST /command tools on)"))
+            return (), "none"
+        tools, why_not = self._chat.gate.offered()
+        if why_not:
+            self._emit(events.Notice(message=why_not))
+        cannot_run = choice not in {"auto", "required", *(tool.name for tool in tools)}
+        return tools, "auto" if cannot_run else choice
+
+    async def _rounds(
+        self, tools: tuple[ToolSpec, ...], choice: toolmode.Choice
+    ) -> tuple[Message, events.FinishReason]:
+        """Call the model, run what it asks for, call it again; at last it speaks."""
+        limit = self._snapshot.manifest.chat.max_tool_iterations
+        for _ in range(limit if tools else 0):
+            answer = await self._generate(tools, choice)
+            if not answer.tool_calls:
+                return answer, self._finish_reason
+            if all(any(_same(call, made) for made in self._made) for call in answer.tool_calls):
+                # The same call once more would bring the same answer: let it speak with what it has.
+                return await self._generate((), "none"), self._finish_reason
+            await self._run_tools(await self._opened(), answer)
+            # A call was forced once; whether there is another is the model's choice.
+            choice = "auto"
+        answer = await self._generate((), "none")
+        return answer, "tool_limit" if tools else self._finish_reason
+
+    async def _generate(self, tools: tuple[ToolSpec, ...], choice: toolmode.Choice) -> Message:
+        """One lease: the model decides on a call, or speaks."""
+        shown_before = self._pieces
+
+        async def work(lease: Lease) -> Message:
+            await self._opened()
+            template = await self._chat.models.template(lease.upstream)
+            call = Call(lease, template, self._system_prompt, tools, choice, self._request.sampling, self._usage)
+            branch = await self._fitting(call)
+            if call.decides_first:
+                decided = await call.decide(branch, f"call_{len(self._made)}")
+                if decided is not None:
+                    return Message("assistant", "", (decided,))
+                if choice != "auto":
+                    self._emit(events.Notice(message="the tool call was cut short and could not be read"))
+            return await self._speak(call, branch)
+
+        return await with_lease(
+            self._chat.fleet,
+            self._request.model,
+            work,
+            deadline_s=time.monotonic() + _WAIT_S,
+            begun=lambda: self._pieces > shown_before,
+            waiting=self._tell_waiting,
+        )
+
+    async def _speak(self, call: Call, branch: list[Message]) -> Message:
+        """Stream an answer out. Its text is all that this turn has shown: what the client holds is what is stored."""
+        reasoning: list[str] = []
+        begun = False
+        async for piece in call.speak(branch):
+            self._pieces += 1
+            if piece.reasoning:
+                reasoning.append(piece.reasoning)
+                self._emit(events.Reasoning(text=piece.reasoning))
+            if piece.text:
+                self._show(piece.text if begun or not self._shown else f"\n\n{piece.text}")
+                begun = True
+        generated = call.generated
+        self._finish_reason = "length" if generated.finish_reason == "length" else "stop"
+        # Some models go on calling when nothing is on offer any more; such a call is not run, and no answer.
+        if generated.calls and call.tools:
+            return Message("assistant", "", generated.calls, reasoning="".join(reasoning) or None)
+        return Message("assistant", "".join(self._shown), reasoning="".join(reasoning) or None)
+
+    def _show(self, text: str) -> None:
+        self._shown.append(text)
+        self._emit(events.Token(text=text))
+
+    @property
+    def _system_prompt(self) -> str:
+        own = self._request.account.system_prompt
+        return next(
+            prompt for prompt in (own, self._request.system_prompt, self._snapshot.system_prompt) if prompt is not None
+        )
+
+    async def _fitting(self, call: Call) -> list[Message]:
+        """The branch, cut to what fits; lengths are the engine's own."""
+        models, upstream, template = self._chat.models, call.lease.upstream, call.template
+        counted_by = _counted_by(call.lease)
+
+        async def count(message: Message) -> int:
+            return await models.count(upstream, counted_by, message)
+
+        branch = []
+        for item in self._branch:
+            if item.count is None or item.count.counted_by != counted_by:
+                item.count = TokenCount(await count(item.message), counted_by)
+            branch.append(Counted(item.message, item.count.tokens))
+        taken = template.base_tokens + await count(Message("system", call.system_text(deciding=call.decides_first)))
+        if call.tools and call.mode == "native":
+            taken += await count(Message("system", str(toolmode.native_tools(call.tools))))
+        room = template.context_tokens - min(call.sampling.max_tokens, template.context_tokens // 2) - taken
+        budget = min(self._snapshot.manifest.chat.max_conversation_tokens, room)
+        branch = await with_short_results(branch, budget_tokens=budget, count=count)
+        return [item.message for item in branch[cut(branch, budget_tokens=budget) :]]
+
+    async def _run_tools(self, turn: OpenTurn, answer: Message) -> None:
+        """Run the calls of one round side by side; the round goes into the store as a whole."""
+        for call in answer.tool_calls:
+            self._emit(events.ToolStarted(id=call.id, name=call.name, arguments=call.arguments))
+        results = await asyncio.gather(
+            *(self._call(turn, call) for call in answer.tool_calls[:_CALLS]),
+            *(self._refused(call, "error", _TOO_MANY) for call in answer.tool_calls[_CALLS:]),
+        )
+        self._made.extend(answer.tool_calls[:_CALLS])
+        said = [answer, *(Message("tool", result.content, tool_call_id=result.call.id) for result in results)]
+        ids = await self._chat.sessions.append(turn.id, said)
+        self._branch += [_Item(id_, message, None) for id_, message in zip(ids, said, strict=True)]
+
+    async def _call(self, turn: OpenTurn, call: ToolCall) -> ToolResult:
+        # Looked up at each call: the switch guards, and what was on offer when the turn began does not bind it.
+        if not self._chat.live.current.tools_on:
+            return await self._refused(call, "denied", "Denied: tools were switched off. Answer without them.")
+        result = await self._chat.gate.call(call, actor=self._key.owner, session=self._key.name, turn=turn.id)
+        return self._told(result)
+
+    async def _refused(self, call: ToolCall, status: Literal["denied", "error"], why: str) -> ToolResult:
+        content = json.dumps({"status": "error", "code": "not_run", "error": why})
+        return self._told(ToolResult(call, status, content, why, 0.0))
+
+    def _told(self, result: ToolResult) -> ToolResult:
+        call = result.call
+        self._emit(
+            events.ToolEnded(
+                id=call.id,
+                name=call.name,
+                arguments=call.arguments,
+                status=result.status,
+                result=result.content,
+                verdict=result.reason,
+                duration_s=round(result.duration_s, 4),
+                ran=result.ran,
+            )
+        )
+        return result
+
+    async def _close(self, turn: OpenTurn, answer: Message, finish_reason: events.FinishReason) -> None:
+        usage = self._usage
+        done = events.TurnDone(
+            session_id=self._key.name,
+            model=self._request.model,
+            device=self._snapshot.models[self._request.model].device,
+            finish_reason=finish_reason,
+            tokens_input=usage.prompt_tokens,
+            tokens_generated=usage.generated_tokens,
+            tokens_total=usage.prompt_tokens + usage.generated_tokens,
+            generation_time=round(usage.generation_s, 4),
+            tokens_per_second=round(usage.generated_tokens / usage.generation_s, 2) if usage.generation_s else 0.0,
+        )
+        counts = {item.id: item.count for item in self._branch if item.count is not None}
+        await self._chat.sessions.close_turn(turn.id, answer, counts=counts, detail={"finish_reason": finish_reason})
+        self._emit(done)
+
+    async def _give_up(self, status: Unfinished, error: str) -> None:
+        """Mark the turn as what it is; a turn that was never opened needs no mark."""
+        try:
+            turn = await self._opened()
+            await asyncio.shield(self._chat.sessions.end_turn(turn.id, status, error))
+        except AirLabError as exc:
+            # The client is told what went wrong first; the session's next turn, or the next start, marks this one.
+            log.warning("a turn's end could not be written down: %s", exc.message)
+
+    def _tell_waiting(self, waiting: leases.Waiting) -> None:
+        self._emit(events.Waiting(model=waiting.key, state=waiting.state, ahead=waiting.ahead))
+
+
+def _counted_by(lease: Lease) -> str:
+    """Counts hold for one file and its template; another file under the same key counts anew."""
+    weights = lease.spec.run.weights
+    return f"{lease.spec.key}:{weights.modified_ns if weights else 0}"
+
+
+def _same(call: ToolCall, other: ToolCall) -> bool:
+    return (call.name, call.arguments) == (other.name, other.arguments)

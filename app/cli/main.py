@@ -1,0 +1,73 @@
+"""The command line's outline: which commands there are, and what their errors become.
+
+Each group of commands is a file of its own, imported when it is used: ``airlab ps`` need not load a web server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from app.errors import AirLabError, ManifestError
+
+DONE, FAILED, MISUSED, BAD_MANIFEST = 0, 1, 2, 78
+"""Exit codes; 78 is sysexits.h's EX_CONFIG."""
+
+
+def run(arguments: list[str]) -> int:
+    """Do what the arguments say; the exit code. Errors are printed to standard error, one sentence or one list."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    module, function = options.does.split(":")
+    try:
+        return int(getattr(importlib.import_module(f"app.cli.{module}"), function)(options))
+    except ManifestError as exc:
+        print(exc.message, file=sys.stderr)
+        return BAD_MANIFEST
+    except AirLabError as exc:
+        print(f"airlab: {exc.message}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # `airlab plan | head`
+        sys.stderr.close()
+        return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="airlab", description="A self-hosted home for local language models.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = _command(commands, "serve", "server:serve", "run AirLab in the foreground")
+    serve.add_argument("--host", help="address to listen on (server.host)")
+    serve.add_argument("--port", type=int, help="port to listen on (server.port)")
+    serve.add_argument("--profile", help="take this profile, whatever the host (AIRLAB_PROFILE)")
+
+    check = _command(commands, "check", "manifest:check", "say whether a manifest is right; exit 78 when it is not")
+    _takes_file(check)
+    plan = _command(commands, "plan", "manifest:plan", "print what would be started, with its arguments; start nothing")
+    _takes_file(plan)
+    plan.add_argument("--profile", help="take this profile, whatever the host (AIRLAB_PROFILE)")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+
+    ps = _command(commands, "ps", "remote:ps", "show the models of the running AirLab and their states")
+    ps.add_argument("--json", action="store_true", help="print JSON")
+    load = _command(commands, "load", "remote:load", "load a model")
+    load.add_argument("model", help="its key")
+    unload = _command(commands, "unload", "remote:unload", "unload a model when it has finished what it has")
+    unload.add_argument("model", help="its key")
+    for command in (ps, load, unload):
+        command.add_argument("--url", help="the running AirLab (else from the manifest and the environment)")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, does: str, text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(does=does)
+    return command
+
+
+def _takes_file(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", nargs="?", type=Path, help="the manifest (AIRLAB_MANIFEST, else airlab.yaml)")

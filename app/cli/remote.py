@@ -1,0 +1,72 @@
+"""``airlab ps``, ``load`` and ``unload``: they ask the running AirLab over HTTP, like any other client."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from app.cli.main import DONE
+from app.errors import AirLabError
+from app.manifest.load import read_manifest
+from app.settings import Settings, read_settings
+from app.units import format_duration
+
+
+def ps(options: argparse.Namespace) -> int:
+    """Print every model with its state."""
+    answer = _ask(options, "GET", "/ps")
+    if options.json:
+        print(json.dumps(answer))
+        return DONE
+    for row in answer["models"]:
+        mark = "*" if row["key"] == answer["current"] else " "
+        since = "" if row["for_s"] is None else f" for {format_duration(row['for_s'])}"
+        busy = f", {row['busy']} of {row['slots']} slots busy, {row['waiting']} waiting" if row["pid"] else ""
+        message = f" ({row['message']})" if row["message"] else ""
+        print(f"{mark} {row['key']}: {row['state']}{since}{busy}{message}")
+    return DONE
+
+
+def load(options: argparse.Namespace) -> int:
+    """Load a model; returns when it is ready."""
+    answer = _ask(options, "POST", f"/models/{quote(options.model, safe='')}/load")
+    print(f"{answer['model_key']} is ready after {format_duration(answer['load_time'])}")
+    return DONE
+
+
+def unload(options: argparse.Namespace) -> int:
+    """Unload a model; returns when it is gone."""
+    answer = _ask(options, "POST", f"/models/{quote(options.model, safe='')}/unload")
+    print(f"{answer['model_key']} is unloaded")
+    return DONE
+
+
+def _ask(options: argparse.Namespace, method: str, path: str) -> Any:
+    settings = read_settings()
+    base = options.url or _own_url(settings)
+    key = settings.admin_key or settings.api_key
+    headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    try:
+        # A load may take as long as it takes; the server watches its progress.
+        timeout = httpx.Timeout(5, read=None)
+        # No proxy of the environment's: the key is for AirLab alone.
+        response = httpx.request(method, base.rstrip("/") + path, headers=headers, timeout=timeout, trust_env=False)
+        body = response.json()
+    except (httpx.HTTPError, ValueError) as exc:
+        raise AirLabError(
+            f"no AirLab answers at {base}: {exc or type(exc).__name__}; is `airlab serve` running?"
+        ) from exc
+    if response.is_error:
+        raise AirLabError(body["error"]["message"])
+    return body
+
+
+def _own_url(settings: Settings) -> str:
+    server = read_manifest(settings.manifest).manifest.server
+    host, port = settings.host or server.host, settings.port if settings.port is not None else server.port
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

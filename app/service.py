@@ -1,0 +1,234 @@
+"""Builds the parts, and starts and stops them in one order."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import ipaddress
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.chat.turn import Chat
+from app.devices.probe import probe_host
+from app.engines.native import NativeEngine
+from app.errors import DrainingError, SettingsError, StorageError
+from app.fleet.fleet import Fleet
+from app.fleet.states import Limits
+from app.gate import Gate
+from app.journal import Fact, Journal, Trouble
+from app.live.guards import builtin_tools
+from app.live.reload import Reload, first_snapshot
+from app.live.snapshot import Live
+from app.manifest.schema import Manifest, ServerSection
+from app.policy.rules import Root, confinements
+from app.settings import Settings
+from app.store.audit import Audit
+from app.store.db import Database
+from app.store.sessions import Sessions
+from app.tools.toolbox import Toolbox
+
+DRAIN_S = 20.0
+"""How long open turns and requests may go on after the service was told to stop."""
+_MARK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStarted(Fact):
+    """AirLab serves."""
+
+    profile: str
+    reason: str
+    models: int
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnsInterrupted(Trouble):
+    """The last run ended in the middle of turns; they are marked."""
+
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStopping(Fact):
+    """No more work is taken."""
+
+    drain_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreNotFolded(Trouble):
+    """SQLite's log could not be folded into its file; nothing is lost, the next start does it."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnginesLeft(Trouble):
+    """Engines survived the stop."""
+
+    models: str
+
+
+class Service:
+    """AirLab without its HTTP."""
+
+    def __init__(self, settings: Settings, manifest: Manifest, *, limits: Limits | None = None) -> None:
+        """Build the parts; nothing runs yet.
+
+        Raises:
+            SettingsError: The environment and the manifest ask for something that AirLab refuses.
+        """
+        self.settings = settings
+        self.server = _server_section(settings, manifest.server)
+        require_keys_for(self.server.host, settings)
+        self.journal = Journal()
+        self.engine = NativeEngine(settings.run_dir, settings.llama_server_path)
+        host = probe_host(can_offload=self.engine.can_offload)
+        self.live = Live(first_snapshot(manifest, settings, host))
+        self.fleet = Fleet(self.engine, settings.run_dir, self.journal, limits)
+        self.database = Database(settings.state / "airlab.db")
+        self.sessions, self.audit = Sessions(self.database), Audit(self.database)
+        self.toolbox = Toolbox(self.journal, [spec.entry for spec in builtin_tools().values()])
+        self.gate = Gate(lambda: self.live.current.policy, self.toolbox, self.audit, self.journal)
+        self.reload = Reload(self.live, self.fleet, settings, host)
+        self.chat = Chat(self.live, self.fleet, self.sessions, self.gate)
+        self.request_exit: Callable[[], None] = lambda: None
+        """Asks whoever runs the service to stop it; set by them."""
+        self._lock: int | None = None
+        self._hurried = asyncio.Event()
+        self._stopping: asyncio.Task[bool] | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """True once no more work is taken."""
+        return self._stopping is not None
+
+    async def start(self) -> None:
+        """Take the state folder, clear what a predecessor left, and let fleet and tools begin.
+
+        Raises:
+            SettingsError: Another AirLab runs on this state folder.
+            StorageError: The database cannot be used.
+        """
+        self._lock = _lock_state(self.settings)
+        await self.engine.sweep()
+        await self.database.connect()
+        interrupted = await self.sessions.interrupt_open_turns()
+        if interrupted:
+            self.journal.note(TurnsInterrupted(interrupted))
+        snapshot = self.live.current
+        for root in snapshot.policy.roots:
+            make_root(root)
+        self.reload.commit()
+        self.toolbox.keep(confinements(snapshot.policy))
+        program = " ".join(self.engine.program())
+        fact = ServiceStarted(snapshot.profile.name, snapshot.profile.reason, len(snapshot.models), program)
+        self.journal.note(fact)
+
+    async def stop(self, *, drain_s: float = DRAIN_S) -> bool:
+        """Drain and stop everything, once; later callers wait for the same end. True when nothing is left."""
+        if self._stopping is None:
+            self.journal.note(ServiceStopping(drain_s))
+            self._stopping = asyncio.create_task(self._stop(drain_s))
+        return await asyncio.shield(self._stopping)
+
+    def hurry(self) -> None:
+        """Break off what the stop still waits for."""
+        self._hurried.set()
+        self.fleet.break_off()
+
+    def refuse_if_stopping(self) -> None:
+        """Raises DrainingError once no more work is taken; for whoever is about to begin some."""
+        if self.stopping:
+            raise DrainingError("AirLab is shutting down and takes no more requests", retry_after_s=5)
+
+    async def _stop(self, drain_s: float) -> bool:
+        """Turns first, since they need models and tools to their end; then requests and engines; the store last."""
+        ends_s = time.monotonic() + drain_s
+        await self.chat.drained(within_s=drain_s, hurried=self._hurried)
+        clean = await self.fleet.shut_down(drain_s=max(0.0, ends_s - time.monotonic()))
+        if not clean:
+            left = (key for key, status in self.fleet.status().items() if status.pid is not None)
+            self.journal.note(EnginesLeft(", ".join(left)))
+        try:
+            await self.toolbox.close()
+            # What is left of a turn has no model and no tool any more: it marks itself and ends.
+            await self.chat.drained(within_s=_MARK_S, hurried=asyncio.Event())
+            await self.database.close()
+        except StorageError as exc:
+            self.journal.note(StoreNotFolded(exc.message))
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+        return clean
+
+
+def _server_section(settings: Settings, section: ServerSection) -> ServerSection:
+    changes = {"host": settings.host, "port": settings.port}
+    return section.model_copy(update={name: value for name, value in changes.items() if value is not None})
+
+
+def require_keys_for(host: str, settings: Settings) -> None:
+    """Without keys AirLab listens on loopback only.
+
+    Raises:
+        SettingsError: ``host`` is wider and a key is missing; the message holds the lines to add.
+    """
+    if settings.api_key is not None and settings.api_key == settings.admin_key:
+        raise SettingsError("AIRLAB_API_KEY and AIRLAB_ADMIN_KEY are the same: everybody who may chat could shut down")
+    if _is_loopback(host) or (settings.api_key is not None and settings.admin_key is not None):
+        return
+    missing = [
+        name
+        for name, key in (("AIRLAB_API_KEY", settings.api_key), ("AIRLAB_ADMIN_KEY", settings.admin_key))
+        if key is None
+    ]
+    lines = "\n".join(f"  export {name}=$(openssl rand -hex 32)" for name in missing)
+    raise SettingsError(
+        f"server.host is {host}, which others can reach, and {' and '.join(missing)} "
+        f"{'are' if len(missing) > 1 else 'is'} not set. Set it before the start:\n{lines}\n"
+        "or listen on 127.0.0.1 only."
+    )
+
+
+def make_root(root: Root) -> None:
+    """Make a folder that tools may see, where it is missing.
+
+    Raises:
+        SettingsError: It cannot be made.
+    """
+    try:
+        Path(root.path).mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SettingsError(f"policy.roots: {root.path} is no folder and cannot be made: {exc.strerror}") from exc
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _lock_state(settings: Settings) -> int:
+    try:
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(settings.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise SettingsError(
+            f"AirLab cannot keep its state in {settings.state}: {exc.strerror}; point AIRLAB_STATE_DIR at a folder of "
+            "its own"
+        ) from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(lock)
+        raise SettingsError(
+            f"another AirLab runs on {settings.state}; stop it, or give this one a folder of its own with "
+            "AIRLAB_STATE_DIR"
+        ) from exc
+    return lock
