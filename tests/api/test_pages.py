@@ -1,0 +1,127 @@
+"""What listings and health show: readings of a snapshot and the fleet's status, field for field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.api import pages
+from app.devices.probe import probe_host
+from app.fleet.states import State
+from app.fleet.status import ModelStatus
+from app.live.reload import first_snapshot
+from app.live.snapshot import Snapshot
+from app.manifest.schema import Manifest
+from app.settings import Settings
+
+MODELS: dict[str, dict[str, Any]] = {
+    "base": {"filename": "base.gguf", "aliases": ["org/base"], "context_length": 8192, "kind": ["embedding", "chat"]},
+    "tuned": {"filename": "custom/tuned.gguf", "is_finetuned": True, "base_model": "base", "training_data": "mine"},
+    "hub": {"filename": "hub.gguf", "hf_repo": "org/repo:Q4"},
+    "web": {"filename": "web.gguf", "download_url": "https://example.com/web.gguf", "name": "From the web"},
+    "lost": {"filename": "lost.gguf"},
+}
+ENTRY = {
+    *("key", "name", "filename", "description", "exists", "loaded", "recommended", "is_finetuned", "context_length"),
+    *("vram_estimate", "usage", "hf_repo", "download_url", "base_model", "training_data", "source", "tool_mode"),
+}
+"""The fields that the owner's page asks for."""
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
+    """Five models, of which the first two are on disk."""
+    for name in ("AIRLAB_PROFILE", "N_GPU_LAYERS", "AIRLAB_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for filename in ("base.gguf", "custom/tuned.gguf"):
+        file = tmp_path / "models" / filename
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"GGUF")
+    manifest = Manifest.model_validate({"version": 1, "default_model": "base", "models": MODELS})
+    return first_snapshot(manifest, Settings(manifest=tmp_path / "airlab.yaml"), probe_host(can_offload=True))
+
+
+def status(state: State = State.STOPPED, message: str | None = None) -> dict[str, ModelStatus]:
+    return {key: ModelStatus(state, 100.0, 42, 2, 1, 3, message) for key in MODELS}
+
+
+def health(snapshot: Snapshot, now: dict[str, ModelStatus], **more: bool) -> dict[str, Any]:
+    return pages.health(snapshot, now, **{"stopping": False, "details": True, **more})
+
+
+@pytest.mark.parametrize("state", [State.STOPPED, State.STARTING, State.READY, State.DRAINING, State.STOPPING])
+def test_health_is_ok_for_a_model_that_is_not_in_trouble(snapshot: Snapshot, state: State) -> None:
+    """A model that was unloaded for being idle is no fault."""
+    body = health(snapshot, status(state))
+
+    assert (body["status"], body["state"], body["loaded"]) == ("ok", state, state is State.READY)
+    assert body["message"] == f"base is {state}"
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.COOLING, State.STUCK])
+def test_health_is_degraded_for_a_model_in_trouble_and_says_why(snapshot: Snapshot, state: State) -> None:
+    body = health(snapshot, status(state, "out of memory"))
+
+    assert body["status"] == "degraded"
+    assert body["message"] == f"base is {state}: out of memory"
+
+
+def test_health_is_degraded_while_it_stops(snapshot: Snapshot) -> None:
+    assert health(snapshot, status(), stopping=True)["message"] == "shutting down"
+
+
+def test_health_without_details_is_three_fields(snapshot: Snapshot) -> None:
+    assert health(snapshot, status(), details=False).keys() == {"status", "message", "model_key"}
+
+
+def test_health_without_details_keeps_log_lines_and_paths_to_itself(snapshot: Snapshot) -> None:
+    """Anybody may ask without a key; what an engine printed is for those who have one."""
+    body = health(snapshot, status(State.FAILED, message="/home/ada/x.gguf: out of memory"), details=False)
+
+    assert body["message"] == "base is failed"
+
+
+def test_owner_entry_has_every_field(snapshot: Snapshot) -> None:
+    entries = pages.owner_models(snapshot, status(State.READY), include_finetuned=True)["models"]
+
+    assert [entry["key"] for entry in entries] == list(MODELS)
+    assert all(entry.keys() >= ENTRY for entry in entries)
+    assert (entries[0]["name"], entries[3]["name"]) == ("base", "From the web")
+    assert [entry["exists"] for entry in entries] == [True, True, False, False, False]
+
+
+def test_source_says_where_a_model_comes_from_or_would(snapshot: Snapshot) -> None:
+    entries = pages.owner_models(snapshot, status(), include_finetuned=True)["models"]
+
+    assert [entry["source"] for entry in entries] == ["local", "local_finetuned", "hf", "url", "local"]
+
+
+def test_finetuned_models_can_be_left_out(snapshot: Snapshot) -> None:
+    body = pages.owner_models(snapshot, status(), include_finetuned=False)
+
+    assert [entry["key"] for entry in body["models"]] == ["base", "hub", "web", "lost"]
+
+
+def test_openai_entry_has_whole_numbers_and_no_null(snapshot: Snapshot) -> None:
+    for entry in pages.openai_models(snapshot, status())["data"]:
+        assert type(entry["created"]) is int
+        assert None not in entry.values()
+    assert pages.openai_model(snapshot.models["base"], status()["base"])["capabilities"] == ["chat", "embedding"]
+
+
+def test_running_models_are_shown_with_their_age_in_seconds(snapshot: Snapshot) -> None:
+    body = pages.running_models(snapshot, status(State.READY), now_s=104.25)
+
+    assert body["current"] == "base"
+    assert body["models"][0] == {
+        "key": "base",
+        "state": "ready",
+        "for_s": 4.2,
+        "pid": 42,
+        "slots": 2,
+        "busy": 1,
+        "waiting": 3,
+        "message": None,
+    }

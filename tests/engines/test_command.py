@@ -1,0 +1,129 @@
+"""The exact argument lists that llama-server is given, written out: a flag that changes, changes here first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.engines.command import launch_for
+from app.errors import EngineError
+from tests.fakes import run_spec
+
+SOCKET = Path("/run/airlab/7-m.sock")
+
+
+def arguments(**run: object) -> list[str]:
+    return list(launch_for("m", run_spec(**run), socket=SOCKET, environment={}).arguments)  # type: ignore[arg-type]
+
+
+def value_of(flag: str, given: list[str]) -> str:
+    assert given.count(flag) == 1
+    return given[given.index(flag) + 1]
+
+
+def test_arguments_of_a_plain_chat_model() -> None:
+    # fmt: off
+    assert arguments() == [
+        "--model", "/models/m.gguf",
+        "--host", "/run/airlab/7-m.sock",
+        "--alias", "m",
+        "--ctx-size", "4096",
+        "--parallel", "1",
+        "--threads", "1",
+        "--threads-http", "17",
+        "--batch-size", "512",
+        "--cache-ram", "512",
+        "--cache-reuse", "32",
+        "--no-webui", "--offline",
+    ]
+    # fmt: on
+
+
+def test_arguments_of_a_model_with_everything_set() -> None:
+    given = arguments(
+        kinds=frozenset({"chat", "embedding"}),
+        context_length=8192,
+        slots=4,
+        gpu_layers=20,
+        threads=6,
+        cache_type="q8_0",
+    )
+    # fmt: off
+    assert given == [
+        "--model", "/models/m.gguf",
+        "--host", "/run/airlab/7-m.sock",
+        "--alias", "m",
+        "--ctx-size", "32768",
+        "--parallel", "4",
+        "--threads", "6",
+        "--threads-http", "20",
+        "--batch-size", "1024", "--ubatch-size", "1024",
+        "--cache-ram", "512",
+        "--cache-reuse", "32",
+        "--n-gpu-layers", "20",
+        "--cache-type-k", "q8_0", "--cache-type-v", "q8_0",
+        "--no-webui", "--offline",
+        "--embeddings", "--pooling", "mean",
+    ]
+    # fmt: on
+
+
+def test_every_slot_has_the_whole_context() -> None:
+    """llama-server divides --ctx-size among its slots; context_length is what one conversation may have."""
+    assert value_of("--ctx-size", arguments(context_length=4096, slots=3)) == str(3 * 4096)
+
+
+@pytest.mark.parametrize(("layers", "said"), [(-1, "999"), (0, "0"), (33, "33")])
+def test_layers_on_the_gpu(layers: int, said: str) -> None:
+    assert value_of("--n-gpu-layers", arguments(gpu_layers=layers)) == said
+
+
+def test_nothing_is_said_of_layers_where_nobody_did() -> None:
+    assert "--n-gpu-layers" not in arguments(gpu_layers=None)
+
+
+def test_path_of_a_model_stays_one_argument() -> None:
+    """There is no shell, and no name that could become a flag."""
+    name = "--tools all; rm -rf $HOME.gguf"
+    given = list(launch_for("m", run_spec(name), socket=SOCKET, environment={}).arguments)
+    assert value_of("--model", given) == f"/models/{name}"
+    assert "--tools" not in given
+
+
+def test_environment_is_built_from_scratch() -> None:
+    """LLAMA_ARG_* would add flags behind our back, and a key is none of an engine's business."""
+    ours = {
+        "PATH": "/usr/bin",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "LD_LIBRARY_PATH": "/opt/lib",
+        "HOME": "/root",
+        "LLAMA_ARG_TOOLS": "all",
+        "LLAMA_ARG_CTX_SIZE": "1",
+        "LLAMA_API_KEY": "secret",
+        "AIRLAB_ADMIN_KEY": "secret",
+        "HF_TOKEN": "secret",
+        "LD_PRELOAD": "/tmp/evil.so",
+        "PYTHONPATH": "/tmp/evil",
+    }
+    assert launch_for("m", run_spec(), socket=SOCKET, environment=ours).environment == {
+        "PATH": "/usr/bin",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "LD_LIBRARY_PATH": "/opt/lib",
+        "HOME": "/nonexistent",
+    }
+
+
+@pytest.mark.parametrize("character", ["a", "é"])
+def test_socket_path_longer_than_the_kernel_takes_is_refused_with_a_way_out(character: str) -> None:
+    room = 100 - len("/run//m.sock")
+    fits = Path(f"/run/{'a' * room}/m.sock")
+    assert launch_for("m", run_spec(), socket=fits, environment={}).socket == fits
+    too_long = Path(f"/run/{character * room}a/m.sock")
+    with pytest.raises(EngineError, match="longer than 100 bytes; point TMPDIR at a shorter folder"):
+        launch_for("m", run_spec(), socket=too_long, environment={})
+
+
+def test_model_without_a_file_has_no_launch() -> None:
+    with pytest.raises(EngineError, match="m has no file on disk"):
+        launch_for("m", run_spec(weights=None), socket=SOCKET, environment={})

@@ -1,0 +1,5 @@
+"""What the tests of the fleet share."""
+
+from tests.fakes import engine
+
+__all__ = ["engine"]

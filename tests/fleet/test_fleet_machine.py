@@ -1,0 +1,182 @@
+"""Whatever is asked of the fleet in whatever order, and however its engines go, its promises hold after each step."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from app.errors import AirLabError, UnavailableError
+from app.fleet.fleet import Fleet
+from app.fleet.instance import Instance
+from app.fleet.spec import ModelSpec
+from app.fleet.states import State, Why
+from app.journal import Journal
+from tests.fakes import DAY_S, FakeEngine, Manner, model_spec, run_spec
+from tests.fleet.virtual import virtual_time
+
+OUT = {State.DRAINING, State.STOPPING, State.STUCK}
+KEYS = st.sampled_from("abc")
+MANNERS = st.builds(
+    Manner,
+    load_s=st.sampled_from([0.0, 0.5, 30.0]),
+    stop_s=st.sampled_from([0.0, 0.3, 3.0]),
+    survives_stops=st.sampled_from([0, 0, 0, 1]),
+    refused=st.sampled_from([None, None, None, "no such binary"]),
+    exit_code=st.sampled_from([None, None, None, 1, -9]),
+)
+HELD_S = st.sampled_from([0.0, 0.1, 3.0, 40.0])
+WAIT_S = st.sampled_from([0.0, 1.0, 15.0, DAY_S])
+PAUSE_S = st.sampled_from([0.0, 0.01, 0.4, 2.1, 12.0, 70.0, 400.0])
+HOW = st.tuples(st.sampled_from(["old", "new"]), st.sampled_from([1, 2]), st.sampled_from([None, 20.0]), st.booleans())
+ALL_MODELS = st.fixed_dictionaries(dict.fromkeys("abc", HOW))
+MODELS = ALL_MODELS | st.dictionaries(KEYS, HOW)
+
+
+class FleetMachine(RuleBasedStateMachine):
+    """One fleet of three models at most, its engines in memory, on stepped time."""
+
+    @initialize(max_loaded=st.sampled_from([1, 2]), models=ALL_MODELS)
+    def begin(self, max_loaded: int, models: dict[str, tuple[str, int, float | None, bool]]) -> None:
+        self._patch = pytest.MonkeyPatch()
+        self._stack = contextlib.ExitStack()
+        self.engine = FakeEngine()
+        self._patch.setattr("app.fleet.instance.Upstream", self.engine.upstream)
+        self.loop = self._stack.enter_context(virtual_time())
+        self.max_loaded = max_loaded
+        self.fleet = Fleet(self.engine, Path("/tmp/airlab-test"), Journal())
+        self.callers: list[asyncio.Task[None]] = []
+        self.edit(models)
+
+    # What callers do.
+
+    @rule(key=KEYS, held_s=HELD_S, wait_s=WAIT_S)
+    def ask(self, key: str, held_s: float, wait_s: float) -> None:
+        self._call(self._use(key, held_s, wait_s))
+
+    @rule(key=KEYS)
+    def load(self, key: str) -> None:
+        self._call(self.fleet.load(key))
+
+    @rule(key=KEYS)
+    def unload(self, key: str) -> None:
+        self._call(self.fleet.unload(key))
+
+    @rule(number=st.integers(0, 100), turns=st.integers(0, 4))
+    def leave(self, number: int, turns: int) -> None:
+        """A caller leaves, wherever it is; some turns of the loop later, to meet grants on their way."""
+        for _ in range(turns):
+            self._run(asyncio.sleep(0))
+        if self.callers:
+            self.callers[number % len(self.callers)].cancel()
+
+    @rule(models=MODELS)
+    def edit(self, models: dict[str, tuple[str, int, float | None, bool]]) -> None:
+        wanted = {key: self._spec(key, *how) for key, how in models.items()}
+
+        async def want() -> None:
+            self.fleet.want(wanted, max_loaded=self.max_loaded)
+
+        self._run(want())
+
+    # What the world does.
+
+    @rule(seconds=PAUSE_S)
+    def wait(self, seconds: float) -> None:
+        self._run(asyncio.sleep(seconds))
+
+    @rule(manner=MANNERS)
+    def change_manners(self, manner: Manner) -> None:
+        self.engine.default = manner
+
+    @rule(number=st.integers(0, 100), code=st.sampled_from([0, 1, -9]))
+    def crash(self, number: int, code: int) -> None:
+        async def end() -> None:
+            if alive := self.engine.alive():
+                alive[number % len(alive)].exit(code)
+
+        self._run(end())
+
+    @invariant()
+    def promises(self) -> None:
+        if not hasattr(self, "fleet"):
+            return
+        instances = list(self.fleet._instances.values())
+        current = [instance for instance in instances if instance.state not in OUT]
+        assert len(instances) <= self.max_loaded
+        assert len(self.engine.alive()) <= self.max_loaded
+        assert len({instance.spec.key for instance in current}) == len(current), "two of one model are current"
+        for instance in instances:
+            assert 0 <= instance.leases <= instance.spec.run.slots
+            self._is_stopped_for_a_cause(instance)
+        for key, instance in self.fleet._ready.items():
+            assert instance in instances, f"what serves {key} is gone"
+            assert instance.state is State.READY
+
+    def teardown(self) -> None:
+        if not hasattr(self, "fleet"):
+            return
+        try:
+            self._run(self._end())
+            assert self.engine.alive() == []
+            assert all(task.done() for task in self.callers), "somebody waits for ever"
+            assert not self.fleet._waiters
+            # An exception that is none of ours shows here.
+            for task in self.callers:
+                if not task.cancelled():
+                    task.result()
+        finally:
+            self._stack.close()
+            self._patch.undo()
+
+    async def _end(self) -> None:
+        """Nobody asks for more: everybody has an answer once the longest of everything has passed."""
+        if self.callers:
+            await asyncio.wait(self.callers, timeout=2 * DAY_S)
+        assert await self.fleet.shut_down(drain_s=20)
+
+    async def _use(self, key: str, held_s: float, wait_s: float) -> None:
+        async with self.fleet.lease(key, deadline_s=time.monotonic() + wait_s) as lease:
+            assert lease.spec.key == key
+            await asyncio.sleep(held_s)
+
+    def _call(self, asking: object) -> None:
+        async def caller() -> None:
+            try:
+                await asking  # type: ignore[misc] # a coroutine
+            except AirLabError as exc:
+                stuck = any(i.state is State.STUCK for i in self.fleet._instances.values())
+                unloaded = "was unloaded before it was ready" in exc.message
+                stuck = stuck or "cannot be stopped" in exc.message
+                if type(exc) is UnavailableError and not stuck and not unloaded:
+                    raise AssertionError("there was a place, or one to be made") from exc
+
+        async def begin() -> None:
+            self.callers.append(asyncio.create_task(caller()))
+
+        self._run(begin())
+
+    def _run(self, step: object) -> None:
+        self.loop.run_until_complete(step)  # type: ignore[arg-type] # a coroutine
+
+    @staticmethod
+    def _spec(key: str, file: str, slots: int, idle_timeout: float | None, preload: bool) -> ModelSpec:
+        run = run_spec(f"{key}-{file}.gguf", slots=slots)
+        return model_spec(key, run, idle_timeout=idle_timeout, preload=preload)
+
+    def _is_stopped_for_a_cause(self, instance: Instance) -> None:
+        """A busy engine is stopped after a fault of its own only; for everything else it drains first."""
+        if instance.state is State.STOPPING and instance.leases:
+            assert instance.why is Why.FAULT
+
+
+FleetMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+test_fleet_keeps_its_promises = FleetMachine.TestCase

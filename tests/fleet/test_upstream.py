@@ -1,0 +1,126 @@
+"""The way to one llama-server, against a server that a test holds in its hand."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from app.errors import DrainingError, UpstreamError
+from app.fleet.channel import Channel
+from app.fleet.upstream import Upstream
+
+BOUND_S = 20.0
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Server:
+    """Answers nothing by itself: a test takes what came."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self.came: asyncio.Queue[Streams] = asyncio.Queue()
+
+    async def __aenter__(self) -> Server:
+        self._server = await asyncio.start_unix_server(self._take, str(self.socket))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        while not self.came.empty():
+            self.came.get_nowait()[1].close()
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.came.put_nowait((reader, writer))
+
+
+@pytest.fixture
+def socket(tmp_path: Path) -> Path:
+    return tmp_path / "x.sock"
+
+
+async def test_nothing_is_asked_of_an_engine_that_was_given_up_while_we_connected(
+    socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama-server ignores SIGTERM while it has a request: one that slips in costs the stop its whole grace."""
+    because = DrainingError("stopping", retry_after_s=5)
+    async with Server(socket) as server, asyncio.timeout(BOUND_S):
+        upstream = Upstream(socket)
+        connect = Channel.connect
+
+        async def connect_and_be_given_up(path: Path) -> Channel:
+            channel = await connect(path)
+            await upstream.close(because)
+            return channel
+
+        monkeypatch.setattr(Channel, "connect", connect_and_be_given_up)
+        with pytest.raises(DrainingError):
+            await upstream.send("/v1/chat/completions", b"{}")
+        reader, writer = await server.came.get()
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_answer_that_breaks_off_is_said_to_have_broken_off(socket: Path) -> None:
+    async with Server(socket) as server, asyncio.timeout(BOUND_S):
+        upstream = Upstream(socket)
+        asking = asyncio.ensure_future(upstream.send("/x", b"{}"))
+        reader, writer = await server.came.get()
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
+        async with await asking as answer:
+            writer.close()
+            with pytest.raises(UpstreamError, match="broke off"):
+                await answer.read()
+        await upstream.close(UpstreamError("done"))
+
+
+async def test_connection_that_answered_is_used_again_and_one_that_streamed_is_not(socket: Path) -> None:
+    """llama-server closes a connection after a stream, whatever its Keep-Alive says."""
+    plain = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+    stream = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 2\r\n\r\n{}"
+    async with Server(socket) as server, asyncio.timeout(BOUND_S):
+        upstream = Upstream(socket)
+
+        async def ask(on: Streams | None, answered: bytes) -> Streams:
+            asking = asyncio.ensure_future(upstream.send("/x", b"{}"))
+            reader, writer = on or await server.came.get()
+            await reader.readuntil(b"{}")
+            writer.write(answered)
+            async with await asking as answer:
+                assert await answer.read() == b"{}"
+            return reader, writer
+
+        first = await ask(None, plain)
+        assert await ask(first, stream) is not None
+        _, second = await ask(None, plain)
+        assert server.came.empty()
+        first[1].close()
+        second.close()
+        await upstream.close(UpstreamError("done"))
+
+
+async def test_answer_longer_than_its_bound_is_refused(socket: Path) -> None:
+    """A broken engine must not fill our memory."""
+    async with Server(socket) as server, asyncio.timeout(BOUND_S):
+        upstream = Upstream(socket)
+        asking = asyncio.ensure_future(upstream.send("/x"))
+        reader, writer = await server.came.get()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n")
+        async with await asking as answer:
+            feeding = asyncio.ensure_future(_feed(writer))
+            with pytest.raises(UpstreamError, match="64 MiB"):
+                await answer.read()
+        await feeding
+        await upstream.close(UpstreamError("done"))
+
+
+async def _feed(writer: asyncio.StreamWriter) -> None:
+    try:
+        while True:
+            writer.write(b"x" * 1_000_000)
+            await writer.drain()
+    except (ConnectionError, OSError):
+        writer.close()

@@ -1,0 +1,144 @@
+"""AirLab killed without a warning in the middle of turns: what was acknowledged stays, half is never whole."""
+
+from __future__ import annotations
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.chat.talk import Event, calls, configure, require_sound_store, said, session, streaming, visible
+from tests.conftest import MakeLab
+from tests.support.service import BOUND_S, Lab, Service, wait_until
+
+MOMENTS = 20
+LIST = "list_contents"
+ANSWER = " ".join(f"word{number}" for number in range(12))
+
+
+@pytest.fixture
+def lab(make_lab: MakeLab) -> Lab:
+    """A model that calls a tool and then speaks for a while."""
+    lab = make_lab("fake", models={"small": {"context_length": 16384}})
+    configure(lab, tools={"builtin": [LIST]})
+    (lab.folder / "workspace").mkdir()
+    lab.fault("small", supports_tools=True, token_s=0.01, replies=[calls((LIST, path(lab))), ANSWER])
+    return lab
+
+
+def path(lab: Lab) -> dict[str, str]:
+    return {"path": str(lab.folder / "workspace")}
+
+
+def kill(service: Service) -> None:
+    """End it as kill -9 does; engine and workers must go with it."""
+    # Stopped first, so that nothing is started between the look and the kill.
+    service.signal(signal.SIGSTOP)
+    children = psutil.Process(service.process.pid).children(recursive=True)
+    service.signal(signal.SIGKILL)
+    service.wait()
+    assert len(children) >= 1
+    wait_until(lambda: not any(_lives(child) for child in children), "engine and workers are gone", bound_s=10)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def gather(service: Service, text: str, into: list[Event]) -> None:
+    """Say something with tools; the events as far as they come."""
+    try:
+        with streaming(service, text, enable_tools=True) as events:
+            into.extend(events)
+    except httpx.HTTPError:
+        pass  # it was killed
+
+
+def require_whole_turns(service: Service, acknowledged: dict[str, str]) -> list[dict[str, Any]]:
+    """What was acknowledged is there, every answer is whole, and every turn has a mark that fits; the turns."""
+    branch, turns = visible(service), session(service)["turns"]
+    pairs = [(user["content"], answer["content"]) for user, answer in zip(branch[::2], branch[1::2], strict=True)]
+    assert {answer for _, answer in pairs} <= {ANSWER}
+    assert acknowledged.items() <= dict(pairs).items()
+    statuses = [turn["status"] for turn in turns]
+    assert set(statuses) <= {"done", "interrupted"}
+    assert statuses.count("done") == len(pairs)
+    return list(turns)
+
+
+def test_twenty_kills_spread_over_a_turn_lose_nothing_that_was_acknowledged(lab: Lab) -> None:
+    acknowledged: dict[str, str] = {}
+    with lab.serve() as service:
+        begun_s = time.monotonic()
+        acknowledged["first"] = said(service, "first", enable_tools=True)["response"]
+        turn_s = time.monotonic() - begun_s
+        kill(service)
+
+    interrupted = 0
+    for moment in range(MOMENTS):
+        text, events = f"turn {moment}", list[Event]()
+        with lab.serve() as service, ThreadPoolExecutor(1) as pool:
+            known = require_whole_turns(service, acknowledged)
+            gathering = pool.submit(gather, service, text, events)
+            # No event to wait for: any moment may be the worst one.
+            time.sleep(turn_s * 1.5 * moment / MOMENTS)
+            if moment == MOMENTS - 1:
+                gathering.result(BOUND_S)  # one is killed after its end, however slow the machine is
+            kill(service)
+            gathering.result(BOUND_S)
+        names = [name for name, _ in events]
+        if "done" in names:
+            acknowledged[text] = "".join(data["text"] for name, data in events if name == "token")
+            assert (known[-1]["status"] == "interrupted") == ("notice" in names)
+        interrupted += known[-1]["status"] == "interrupted"
+        require_sound_store(lab)
+
+    assert interrupted > 2
+    assert len(acknowledged) > 1
+    with lab.serve() as service:
+        require_whole_turns(service, acknowledged)
+
+
+@pytest.mark.parametrize("after", ["turn", "tool_start", "tool_result", "token"])
+def test_interrupted_turn_is_marked_and_the_next_answer_says_so(lab: Lab, after: str) -> None:
+    """It is never taken up again by itself: a tool might run twice."""
+    with lab.serve() as service, streaming(service, "lost", enable_tools=True) as events:
+        next(data for name, data in events if name == after)
+        kill(service)
+
+    with lab.serve() as service:
+        view = session(service)
+        answer = said(service, "after", enable_tools=True)
+
+        assert [turn["status"] for turn in view["turns"]] == ["interrupted"]
+        assert "before the answer was complete" in view["turns"][0]["error"]
+        assert view["messages"] == []
+        assert answer["notices"] == ["the turn before this one was interrupted"]
+        assert answer["response"] == ANSWER
+        assert [message["content"] for message in visible(service)] == ["after", ANSWER]
+
+    require_sound_store(lab)
+
+
+def test_lost_message_sent_again_is_not_stored_twice(lab: Lab) -> None:
+    with lab.serve() as service, streaming(service, "lost", enable_tools=True) as events:
+        next(data for name, data in events if name == "tool_result")
+        kill(service)
+
+    with lab.serve() as service:
+        assert said(service, "lost", enable_tools=True)["response"] == ANSWER
+        assert [message["role"] for message in session(service)["messages"]] == [
+            "user",
+            "assistant",
+            "tool",
+            "assistant",
+        ]
+
+    require_sound_store(lab)

@@ -1,0 +1,101 @@
+"""The environment is read once, every mistake in it is named, and no key ever shows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.errors import SettingsError
+from app.settings import Settings, read_settings
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith("AIRLAB_") or n in {"LLAMA_SERVER_PATH", "N_GPU_LAYERS"}]:
+        monkeypatch.delenv(name)
+
+
+def test_nothing_set_leaves_everything_to_the_manifest() -> None:
+    settings = read_settings()
+    assert settings.manifest == Path("airlab.yaml")
+    given = settings.model_dump(exclude={"manifest", "log_level"})
+    assert set(given.values()) == {None}
+
+
+def test_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRLAB_PORT", "9000")
+    monkeypatch.setenv("N_GPU_LAYERS", "-1")
+    monkeypatch.setenv("LLAMA_SERVER_PATH", "/opt/llama-server")
+    settings = read_settings()
+    assert (settings.port, settings.n_gpu_layers) == (9000, -1)
+    assert settings.llama_server_path == Path("/opt/llama-server")
+
+
+@pytest.mark.parametrize("name", ["AIRLAB_PORT", "AIRLAB_API_KEY", "AIRLAB_LOG_LEVEL", "N_GPU_LAYERS", "AIRLAB_HOST"])
+def test_variable_that_is_set_but_empty_counts_as_not_set(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Compose files write ${AIRLAB_API_KEY:-}; an empty key must not become one that anybody has."""
+    monkeypatch.setenv(name, "")
+    assert read_settings() == Settings()
+    assert read_settings().api_key is None
+
+
+def test_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRLAB_PORT", "9000")
+    assert read_settings(port=9001).port == 9001
+    assert read_settings(port=None).port == 9000
+
+
+def test_every_bad_variable_is_named_with_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRLAB_PORT", "99999")
+    monkeypatch.setenv("AIRLAB_LOG_LEVEL", "loud")
+    monkeypatch.setenv("N_GPU_LAYERS", "many")
+    with pytest.raises(SettingsError) as refused:
+        read_settings()
+    lines = refused.value.message.splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["AIRLAB_PORT", "AIRLAB_LOG_LEVEL", "N_GPU_LAYERS"]
+    assert "65535" in lines[1]
+    assert "'debug', 'info', 'warning' or 'error'" in lines[2]
+
+
+def test_keys_show_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRLAB_API_KEY", "use-me-secretly")
+    monkeypatch.setenv("AIRLAB_ADMIN_KEY", "rule-me-secretly")
+    settings = read_settings()
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), f"{settings.model_dump()}"):
+        assert "secretly" not in shown
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "use-me-secretly"
+
+
+def test_error_about_another_variable_shows_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRLAB_API_KEY", "use-me-secretly")
+    monkeypatch.setenv("AIRLAB_PORT", "ninety")
+    with pytest.raises(SettingsError) as refused:
+        read_settings()
+    assert "secretly" not in refused.value.message
+    assert "secretly" not in repr(refused.value.__cause__)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        read_settings().port = 1  # type: ignore[misc] # mypy knows it, too
+
+
+def test_state_lies_beside_the_manifest_unless_told_otherwise(tmp_path: Path) -> None:
+    beside = read_settings(manifest=tmp_path / "airlab.yaml")
+    assert beside.home == tmp_path
+    assert beside.state == tmp_path / ".airlab"
+    assert read_settings(state_dir=tmp_path / "elsewhere").state == tmp_path / "elsewhere"
+
+
+def test_run_folder_is_short_and_the_installations_own(tmp_path: Path) -> None:
+    """A unix socket's path may have 107 bytes; the state folder may lie as deep as it likes."""
+    deep = read_settings(manifest=tmp_path / ("deep/" * 40) / "airlab.yaml").run_dir
+    other = read_settings(manifest=tmp_path / "airlab.yaml").run_dir
+    assert deep != other
+    assert len(str(deep)) == len(str(other)) < len(tempfile.gettempdir()) + 30
+    assert read_settings(manifest=tmp_path / "airlab.yaml").run_dir == other
