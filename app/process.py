@@ -198,7 +198,7 @@ class Child:
 
 
 async def _comes_true(holds: Callable[[], bool]) -> bool:
-    """Whether it does in time. Looked at, not waited for: psutil's wait would reap our own child before asyncio does."""
+    """Whether it does in time. Looked at, not waited for: psutil would reap our own child before asyncio does."""
     deadline_s = time.monotonic() + _VERIFY_S
     while not holds():
         if time.monotonic() > deadline_s:
