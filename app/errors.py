@@ -24,6 +24,30 @@ class ManifestError(AirLabError):
     """The manifest has problems; ``message`` holds them all, rendered with their lines."""
 
 
+class ManifestEditError(AirLabError):
+    """The manifest's text does not take this change where it would have to stand; nothing was written."""
+
+
+class ManifestRefusedError(AirLabError):
+    """The manifest would have problems after this change; nothing was written."""
+
+
+class ManifestReadOnlyError(AirLabError):
+    """The manifest cannot be changed from here; only its owner can make it writable."""
+
+
+class AlreadyThereError(AirLabError):
+    """What was to be added is there."""
+
+
+class PreconditionFailedError(AirLabError):
+    """What the caller saw is not what is there any more."""
+
+
+class ConfirmationNeededError(AirLabError):
+    """Done only when asked for a second time, knowingly."""
+
+
 class BadRequestError(AirLabError):
     """A request that can never work as it was sent."""
 
@@ -69,12 +93,20 @@ class ModelNotFoundError(AirLabError):
     """No model goes by that name."""
 
 
+class ToolNotFoundError(AirLabError):
+    """No tool goes by that name, or it is not offered."""
+
+
 class SessionNotFoundError(AirLabError):
     """This caller has no session of that id."""
 
 
 class WeightsMissingError(AirLabError):
     """The model is declared, its file is not on disk."""
+
+
+class WeightsBrokenError(AirLabError):
+    """A model's file is no GGUF file that could be loaded, or what describes it is wrong."""
 
 
 class UnavailableError(AirLabError):
@@ -92,6 +124,10 @@ class QueueFullError(UnavailableError):
 
 class ModelCoolingError(UnavailableError):
     """The model's engine failed a moment ago and is given a pause before the next try."""
+
+
+class ManifestBusyError(UnavailableError):
+    """Somebody else keeps changing the manifest."""
 
 
 class DrainingError(UnavailableError):
@@ -123,7 +159,7 @@ class TooManyFailuresError(UnavailableError):
 
 
 class StorageError(AirLabError):
-    """The database could not be opened, read or written."""
+    """The database, or a file that AirLab keeps, could not be opened, read or written."""
 
 
 class StorageFullError(StorageError):

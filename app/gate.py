@@ -109,7 +109,7 @@ class Gate:
         """The tools in force that can run on this system, as a model is shown them; and why others cannot, in words."""
         policy = self._live_policy()
         if not policy.tools:
-            return (), "no tools are enabled; name some under tools.builtin in airlab.yaml"
+            return (), policy.closed or "no tools are enabled; name some under tools.builtin in airlab.yaml"
         specs, missing = [], dict[str, list[str]]()
         for spec in policy.tools.values():
             why = self._toolbox.why_not(confinement_for(policy, spec.kind))

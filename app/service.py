@@ -12,27 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.chat.turn import Chat
-from app.devices.probe import probe_host
 from app.engines.native import NativeEngine
-from app.errors import DrainingError, SettingsError, StorageError
+from app.errors import DrainingError, ManifestError, SettingsError, StorageError
 from app.fleet.fleet import Fleet
 from app.fleet.states import Limits
 from app.gate import Gate
 from app.journal import Fact, Journal, Trouble
 from app.live.guards import builtin_tools
-from app.live.reload import Reload, first_snapshot
-from app.live.snapshot import Live
-from app.manifest.schema import Manifest, ServerSection
-from app.policy.rules import Root, confinements
+from app.live.inputs import finetuned_dir, first_inputs, models_dir, probe
+from app.live.reload import Reload
+from app.manifest.load import Loaded
+from app.manifest.schema import ServerSection
+from app.manifest.watch import Watcher, folders_of
 from app.settings import Settings
 from app.store.audit import Audit
 from app.store.db import Database
 from app.store.sessions import Sessions
 from app.tools.toolbox import Toolbox
+from app.weights.inventory import HeaderCache
 
 DRAIN_S = 20.0
 """How long open turns and requests may go on after the service was told to stop."""
 _MARK_S = 5.0
+_CLOSED = "airlab.yaml had problems when AirLab started, so no tool runs until they are gone; /health names them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,36 +78,52 @@ class EnginesLeft(Trouble):
 class Service:
     """AirLab without its HTTP."""
 
-    def __init__(self, settings: Settings, manifest: Manifest, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self, settings: Settings, loaded: Loaded, *, trouble: ManifestError | None = None, limits: Limits | None = None
+    ) -> None:
         """Build the parts; nothing runs yet.
+
+        Args:
+            settings: The environment.
+            loaded: The manifest.
+            trouble: What is wrong with the manifest's file, where ``loaded`` only stands in for it: then no tool runs.
+            limits: The fleet's numbers.
 
         Raises:
             SettingsError: The environment and the manifest ask for something that AirLab refuses.
+            ManifestProblems: The manifest's policy cannot come into force.
         """
         self.settings = settings
-        self.server = _server_section(settings, manifest.server)
+        self.server = server_section(settings, loaded.manifest.server)
         require_keys_for(self.server.host, settings)
         self.journal = Journal()
         self.engine = NativeEngine(settings.run_dir, settings.llama_server_path)
-        host = probe_host(can_offload=self.engine.can_offload)
-        self.live = Live(first_snapshot(manifest, settings, host))
+        host = probe(self.engine)
+        closed = None if trouble is None else _CLOSED
         self.fleet = Fleet(self.engine, settings.run_dir, self.journal, limits)
         self.database = Database(settings.state / "airlab.db")
         self.sessions, self.audit = Sessions(self.database), Audit(self.database)
         self.toolbox = Toolbox(self.journal, [spec.entry for spec in builtin_tools().values()])
+        headers = HeaderCache()
+        inputs = first_inputs(loaded, settings, host, closed=closed, headers=headers, read_headers=False)
+        self.reload = Reload(inputs, self.fleet, self.toolbox, self.journal, headers=headers)
+        self.live = self.reload.live
         self.gate = Gate(lambda: self.live.current.policy, self.toolbox, self.audit, self.journal)
-        self.reload = Reload(self.live, self.fleet, settings, host)
         self.chat = Chat(self.live, self.fleet, self.sessions, self.gate)
         self.request_exit: Callable[[], None] = lambda: None
         """Asks whoever runs the service to stop it; set by them."""
+        self._trouble = trouble
+        self._watcher = Watcher(self.reload.look, self._folders, self.reload.wake, self.journal)
         self._lock: int | None = None
+        self.is_stopping = asyncio.Event()
+        """Set once no more work is taken."""
         self._hurried = asyncio.Event()
         self._stopping: asyncio.Task[bool] | None = None
 
     @property
     def stopping(self) -> bool:
         """True once no more work is taken."""
-        return self._stopping is not None
+        return self.is_stopping.is_set()
 
     async def start(self) -> None:
         """Take the state folder, clear what a predecessor left, and let fleet and tools begin.
@@ -120,11 +138,9 @@ class Service:
         interrupted = await self.sessions.interrupt_open_turns()
         if interrupted:
             self.journal.note(TurnsInterrupted(interrupted))
+        await self.reload.begin(trouble=self._trouble)
+        await self._watcher.start()
         snapshot = self.live.current
-        for root in snapshot.policy.roots:
-            make_root(root)
-        self.reload.commit()
-        self.toolbox.keep(confinements(snapshot.policy))
         program = " ".join(self.engine.program())
         fact = ServiceStarted(snapshot.profile.name, snapshot.profile.reason, len(snapshot.models), program)
         self.journal.note(fact)
@@ -132,6 +148,7 @@ class Service:
     async def stop(self, *, drain_s: float = DRAIN_S) -> bool:
         """Drain and stop everything, once; later callers wait for the same end. True when nothing is left."""
         if self._stopping is None:
+            self.is_stopping.set()
             self.journal.note(ServiceStopping(drain_s))
             self._stopping = asyncio.create_task(self._stop(drain_s))
         return await asyncio.shield(self._stopping)
@@ -146,8 +163,14 @@ class Service:
         if self.stopping:
             raise DrainingError("AirLab is shutting down and takes no more requests", retry_after_s=5)
 
+    def _folders(self) -> tuple[Path, ...]:
+        dropped = finetuned_dir(self.live.current.manifest, self.settings)
+        return *folders_of(self.settings.manifest), models_dir(self.settings), dropped
+
     async def _stop(self, drain_s: float) -> bool:
         """Turns first, since they need models and tools to their end; then requests and engines; the store last."""
+        await self._watcher.close()
+        await self.reload.close()
         ends_s = time.monotonic() + drain_s
         await self.chat.drained(within_s=drain_s, hurried=self._hurried)
         clean = await self.fleet.shut_down(drain_s=max(0.0, ends_s - time.monotonic()))
@@ -167,7 +190,8 @@ class Service:
         return clean
 
 
-def _server_section(settings: Settings, section: ServerSection) -> ServerSection:
+def server_section(settings: Settings, section: ServerSection) -> ServerSection:
+    """Where to listen: what the environment or the command line says, else the manifest."""
     changes = {"host": settings.host, "port": settings.port}
     return section.model_copy(update={name: value for name, value in changes.items() if value is not None})
 
@@ -193,18 +217,6 @@ def require_keys_for(host: str, settings: Settings) -> None:
         f"{'are' if len(missing) > 1 else 'is'} not set. Set it before the start:\n{lines}\n"
         "or listen on 127.0.0.1 only."
     )
-
-
-def make_root(root: Root) -> None:
-    """Make a folder that tools may see, where it is missing.
-
-    Raises:
-        SettingsError: It cannot be made.
-    """
-    try:
-        Path(root.path).mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise SettingsError(f"policy.roots: {root.path} is no folder and cannot be made: {exc.strerror}") from exc
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,8 +6,14 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.support.service import ADMIN_KEY, KEYS, EngineKind, Lab, Service, require_real_engine, temporary_lab
+
+# A busy machine is no failure: nothing here may depend on how long an example takes.
+hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("unhurried")
 
 MakeLab = Callable[..., Lab]
 _SHARED = {"small": {"kind": ["chat", "embedding"], "aliases": ["org/small:q4"]}}

@@ -22,7 +22,7 @@ from app.chat.model import Sampling
 from app.chat.toolmode import Choice, read_choice
 from app.chat.turn import TurnRequest
 from app.errors import BadRequestError, SessionNotFoundError
-from app.fleet.decide import missing_weights
+from app.fleet.decide import cannot_start
 from app.live.snapshot import Snapshot
 from app.manifest.schema import DefaultsSection
 from app.messages import Message, ToolCall
@@ -79,7 +79,7 @@ async def chat(request: Request[Any, Any, Any], data: JSONBody[ChatRequest]) -> 
     """Say something in a session; the answer as JSON, or with ``stream`` as server-sent events."""
     service: Service = request.app.state.owner.service
     service.refuse_if_stopping()
-    turn = _turn_request(service, data)
+    turn = await _turn_request(service, data)
     events = service.chat.turn(turn, actor=request.scope["state"]["actor"].name)
     if data.stream:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -106,13 +106,13 @@ async def session(request: Request[Any, Any, Any], session_id: FromPath[str]) ->
     }
 
 
-def _turn_request(service: Service, data: ChatRequest) -> TurnRequest:
+async def _turn_request(service: Service, data: ChatRequest) -> TurnRequest:
     snapshot = service.live.current
     account = read_account([Message(said.role, said.text, _replayed(said)) for said in data.messages])
     return TurnRequest(
         session_id=data.session_id or "default",
         account=account,
-        model=_chat_model(service, snapshot, data.model),
+        model=await _chat_model(service, snapshot, data.model),
         sampling=_sampling(data, snapshot.manifest.defaults),
         system_prompt=data.system_prompt,
         enable_tools=data.enable_tools,
@@ -132,15 +132,16 @@ def _replayed(said: Said) -> tuple[ToolCall, ...]:
     return (ToolCall("", "", ""),) if said.role == "assistant" and said.tool_calls else ()
 
 
-def _chat_model(service: Service, snapshot: Snapshot, name: str | None) -> str:
+async def _chat_model(service: Service, snapshot: Snapshot, name: str | None) -> str:
     """The key of a model that can chat and is on disk; said at once and not after a wait."""
     key = snapshot.key_of(name)
+    if cannot_start(snapshot.models[key]) is not None:
+        await service.reload.look_again()  # its file may have come meanwhile, or gone
+        snapshot = service.live.current
+        key = snapshot.key_of(name)
     spec = snapshot.models[key]
-    if spec.run.weights is None:
-        service.reload.look_again()  # its file may have come meanwhile
-        spec = service.live.current.models[key]
-    if spec.run.weights is None:
-        raise missing_weights(spec, service.settings.home)
+    if (error := cannot_start(spec, service.settings.home)) is not None:
+        raise error
     require_kind(spec, "chat")
     return key
 

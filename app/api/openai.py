@@ -16,6 +16,7 @@ from app.api.kinds import require_kind
 from app.api.wire import Receive, Scope, Send
 from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
+from app.fleet.decide import cannot_start
 from app.fleet.lease import Lease, with_lease
 from app.manifest.schema import Kind
 from app.service import Service
@@ -85,7 +86,7 @@ class OpenAIApp:
         return pages.openai_model(snapshot.models[key], status[key])
 
     async def _generate(self, path: str, generation: Generation, fields: Fields, reply: _Reply) -> None:
-        key = self._serving_key(fields.model, generation.kind)
+        key = await self._serving_key(fields.model, generation.kind)
         fields.model = key
         body = msgspec.json.encode(fields)
         deadline_s = time.monotonic() + _WAIT_S
@@ -95,12 +96,13 @@ class OpenAIApp:
 
         await with_lease(self._service.fleet, key, work, deadline_s=deadline_s, begun=lambda: reply.started)
 
-    def _serving_key(self, name: str | None, kind: Kind) -> str:
+    async def _serving_key(self, name: str | None, kind: Kind) -> str:
         snapshot = self._service.live.current
         key = snapshot.key_of(name)
-        if snapshot.models[key].run.weights is None:
-            self._service.reload.look_again()  # its file may have come meanwhile
+        if cannot_start(snapshot.models[key]) is not None:
+            await self._service.reload.look_again()  # its file may have come meanwhile, or gone
             snapshot = self._service.live.current
+            key = snapshot.key_of(name)
         require_kind(snapshot.models[key], kind)
         return key
 

@@ -2,49 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State
 from app.fleet.status import ModelStatus
+from app.live.reload import Attempt
 from app.live.snapshot import Snapshot
 
 _COPIED = (
     *("filename", "description", "recommended", "is_finetuned", "context_length", "vram_estimate", "usage"),
-    *("hf_repo", "download_url", "base_model", "training_data"),
+    *("hf_repo", "download_url", "base_model", "training_data", "adapters"),
 )
 """What /models shows of a model as the manifest has it."""
 _TROUBLED = frozenset({State.FAILED, State.COOLING, State.STUCK})
 
 
-def health(snapshot: Snapshot, status: Mapping[str, ModelStatus], *, stopping: bool, details: bool) -> dict[str, Any]:
+def health(
+    snapshot: Snapshot, status: Mapping[str, ModelStatus], last: Attempt, *, stopping: bool, details: bool
+) -> dict[str, Any]:
     """The body of /health; without ``details`` its first three fields, which is what a caller without a key sees."""
     key = snapshot.chosen_model
     spec, now = snapshot.models[key], status[key]
-    trouble = _trouble(spec, now, stopping=stopping, details=details)
-    message = trouble or f"{key} is {now.state}"
-    body: dict[str, Any] = {"status": "degraded" if trouble else "ok", "message": message, "model_key": key}
+    troubles = list(_troubles(snapshot, spec, now, last, stopping=stopping, details=details))
+    message = "; ".join(troubles) or f"{key} is {now.state}"
+    body: dict[str, Any] = {"status": "degraded" if troubles else "ok", "message": message, "model_key": key}
     if details:
         body |= {
             "state": now.state,
             "device": spec.device,
             "loaded": now.state is State.READY,
             "generation": snapshot.generation,
-            "reload_error": None,
+            "reload_error": last.error,
         }
     return body
 
 
-def _trouble(spec: ModelSpec, now: ModelStatus, *, stopping: bool, details: bool) -> str | None:
+def _troubles(
+    snapshot: Snapshot, spec: ModelSpec, now: ModelStatus, last: Attempt, *, stopping: bool, details: bool
+) -> Iterator[str]:
     """What is wrong, if anything; log lines and paths only in the details."""
     if stopping:
-        return "shutting down"
+        yield "shutting down"
+        return
     if now.state in _TROUBLED:
-        return f"{spec.key} is {now.state}{f': {now.message}' if details else ''}"
-    if spec.run.weights is None:
-        return f"the file of {spec.key} is missing{f': {spec.expected_file}' if details and spec.expected_file else ''}"
-    return None
+        yield f"{spec.key} is {now.state}{f': {now.message}' if details else ''}"
+    elif spec.problem is not None and now.state is not State.READY:
+        yield f"{spec.key} cannot start{f': {spec.problem}' if details else ''}"
+    elif spec.run.weights is None:
+        yield f"the file of {spec.key} is missing{f': {spec.expected_file}' if details and spec.expected_file else ''}"
+    if last.result == "failed":
+        where = f": {last.short_error}" if details else ""
+        yield f"airlab.yaml as it is now cannot be used, and what was in force before is{where}"
+    if snapshot.policy.closed:
+        yield "no tool runs until airlab.yaml is right"
+    if snapshot.weights_problem is not None:
+        yield f"models may be missing{f': {snapshot.weights_problem}' if details else ''}"
 
 
 def owner_models(snapshot: Snapshot, status: Mapping[str, ModelStatus], *, include_finetuned: bool) -> dict[str, Any]:
@@ -68,6 +82,21 @@ def _owner_model(spec: ModelSpec, now: ModelStatus) -> dict[str, Any]:
         "source": _source(spec),
         "tool_mode": spec.tool_mode,
         **{name: getattr(section, name) for name in _COPIED},
+        **_of_its_file(spec),
+    }
+
+
+def _of_its_file(spec: ModelSpec) -> dict[str, Any]:
+    """What the header of a model's file says; null where it does not, or was not read."""
+    facts = spec.facts
+    return {
+        "architecture": facts and facts.architecture,
+        "parameters": facts and facts.parameters,
+        "quantisation": facts and facts.quantisation,
+        "trained_context_length": facts and facts.context_length,
+        "chat_template": facts and facts.has_chat_template,
+        "knows_tools": facts and facts.knows_tools,
+        "problem": spec.problem,
     }
 
 

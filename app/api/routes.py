@@ -18,8 +18,12 @@ from app.api import pages
 from app.api.auth import Auth, Scope
 from app.api.chat import chat, session
 from app.api.command import command
+from app.api.edits import add_model, add_tool, remove_model, remove_tool
 from app.api.errors import litestar_handler
-from app.fleet.decide import missing_weights
+from app.api.events import events
+from app.api.manifest import manifest, reload_manifest
+from app.api.metrics import metrics
+from app.fleet.decide import cannot_start
 from app.service import Service
 from app.units import format_duration
 
@@ -67,7 +71,11 @@ async def health(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
     service: Service = request.app.state.owner.service
     may_see_details = request.scope["state"]["actor"].scope >= Scope.USE
     body = pages.health(
-        service.live.current, service.fleet.status(), stopping=service.stopping, details=may_see_details
+        service.live.current,
+        service.fleet.status(),
+        service.reload.last,
+        stopping=service.stopping,
+        details=may_see_details,
     )
     return Response(body, status_code=503 if service.stopping else 200)
 
@@ -91,7 +99,7 @@ async def switch(request: Request[Any, Any, Any], data: JSONBody[SwitchRequest])
     """Make a model the current one: load it, and stop the one it replaces."""
     service: Service = request.app.state.owner.service
     begun_s = time.monotonic()
-    key = _loadable(service, data.model_key)
+    key = await _loadable(service, data.model_key)
     previous = service.live.current.chosen_model
     service.reload.choose_model(key)
     if previous != key:
@@ -113,7 +121,7 @@ async def switch(request: Request[Any, Any, Any], data: JSONBody[SwitchRequest])
 async def load(request: Request[Any, Any, Any], name: FromPath[str]) -> dict[str, Any]:
     """Load a model and say when it is ready."""
     service: Service = request.app.state.owner.service
-    key, begun_s = _loadable(service, name), time.monotonic()
+    key, begun_s = await _loadable(service, name), time.monotonic()
     await service.fleet.load(key)
     return {"status": "success", "model_key": key, "load_time": round(time.monotonic() - begun_s, 3)}
 
@@ -135,21 +143,26 @@ async def shutdown(request: Request[Any, Any, Any]) -> dict[str, str]:
     return {"status": "success", "message": "AirLab finishes what it has and stops"}
 
 
-def _loadable(service: Service, name: str) -> str:
+async def _loadable(service: Service, name: str) -> str:
     """The key of a model whose file is there; looked for anew, since it may have come meanwhile."""
     service.refuse_if_stopping()
-    key = service.live.current.key_of(name)
-    service.reload.look_again()
-    spec = service.live.current.models[key]
-    if spec.run.weights is None:
-        raise missing_weights(spec, service.settings.home)
+    service.live.current.key_of(name)
+    await service.reload.look_again()
+    snapshot = service.live.current
+    key = snapshot.key_of(name)
+    if (error := cannot_start(snapshot.models[key], service.settings.home)) is not None:
+        raise error
     return key
 
 
 def owner_app(service: Service, auth: Auth) -> Litestar:
     """The Litestar application of the owner's routes."""
     app = Litestar(
-        route_handlers=[health, models, running, switch, load, unload, shutdown, chat, session, command],
+        route_handlers=[
+            *(health, models, running, switch, load, unload, shutdown, metrics, events),
+            *(chat, session, command, manifest, reload_manifest),
+            *(add_model, remove_model, add_tool, remove_tool),
+        ],
         guards=[_scope_guard],
         exception_handlers={Exception: litestar_handler},
         openapi_config=OpenAPIConfig(

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from app.errors import AirLabError, ManifestError
 
-DONE, FAILED, MISUSED, BAD_MANIFEST = 0, 1, 2, 78
-"""Exit codes; 78 is sysexits.h's EX_CONFIG."""
+DONE, FAILED, MISUSED, BAD_MANIFEST, INTERRUPTED = 0, 1, 2, 78, 130
+"""Exit codes; 78 is sysexits.h's EX_CONFIG, 130 what shells give for Ctrl-C."""
 
 
 def run(arguments: list[str]) -> int:
     """Do what the arguments say; the exit code. Errors are printed to standard error, one sentence or one list."""
-    parser = _parser()
+    parser = _parser(arguments[:1])
     options = parser.parse_args(arguments)
     module, function = options.does.split(":")
     try:
@@ -32,9 +32,11 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # `airlab plan | head`
         sys.stderr.close()
         return DONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="airlab", description="A self-hosted home for local language models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -42,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (server.host)")
     serve.add_argument("--port", type=int, help="port to listen on (server.port)")
     serve.add_argument("--profile", help="take this profile, whatever the host (AIRLAB_PROFILE)")
+    serve.add_argument("--strict", action="store_true", help="exit 78 when the manifest has problems at start")
 
     check = _command(commands, "check", "manifest:check", "say whether a manifest is right; exit 78 when it is not")
     _takes_file(check)
@@ -50,12 +53,29 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--profile", help="take this profile, whatever the host (AIRLAB_PROFILE)")
     plan.add_argument("--json", action="store_true", help="print JSON")
 
+    explain = _command(
+        commands, "explain", "explain:explain", "say what a key of the manifest means, and what it takes"
+    )
+    explain.add_argument("key", nargs="?", default="", help="such as models.context_length; the top level without one")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+    doctor = _command(commands, "doctor", "doctor:doctor", "say what this machine has and lacks; exit 1 at a problem")
+    _takes_file(doctor)
+    doctor.add_argument("--profile", help="take this profile, whatever the host (AIRLAB_PROFILE)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
     ps = _command(commands, "ps", "remote:ps", "show the models of the running AirLab and their states")
     ps.add_argument("--json", action="store_true", help="print JSON")
     load = _command(commands, "load", "remote:load", "load a model")
     load.add_argument("model", help="its key")
     unload = _command(commands, "unload", "remote:unload", "unload a model when it has finished what it has")
     unload.add_argument("model", help="its key")
+    for name, text in (
+        ("models", "list, add and remove models"),
+        ("tools", "list tools, and choose which are offered"),
+    ):
+        group = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
+        if first == [name]:  # its commands follow from the manifest's schema, which the others need not load
+            importlib.import_module("app.cli.edits").takes(name, group)
     for command in (ps, load, unload):
         command.add_argument("--url", help="the running AirLab (else from the manifest and the environment)")
     return parser

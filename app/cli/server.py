@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import signal
 import socket
 from types import FrameType
 
@@ -13,10 +14,13 @@ import uvicorn
 from app.api.protocol import uvicorn_options
 from app.asgi import build_app
 from app.cli.main import DONE, FAILED
-from app.errors import SettingsError
+from app.cli.waiting import wait_for_manifest
+from app.errors import ManifestError, SettingsError
+from app.live.lastgood import read_last_good
 from app.manifest.load import read_manifest
-from app.service import Service
-from app.settings import read_settings
+from app.manifest.schema import ServerSection
+from app.service import Service, require_keys_for, server_section
+from app.settings import Settings, read_settings
 
 _CUT_S = 5
 """After everything was drained, connections that still hang are cut after this."""
@@ -26,20 +30,48 @@ def serve(options: argparse.Namespace) -> int:
     """Serve until a signal or /shutdown; 0 when everything was stopped and nothing is left."""
     settings = read_settings(host=options.host, port=options.port, profile=options.profile)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    service = Service(settings, read_manifest(settings.manifest).manifest)
-    with _listen(service.server.host, service.server.port) as listener:
-        config = uvicorn.Config(
-            build_app(service),
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            timeout_graceful_shutdown=_CUT_S,
-            **uvicorn_options(),
-        )
-        server = Server(config, service, listener)
-        server.run(sockets=[listener])
+    for chatty in ("httpx", "watchfiles"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    service, trouble = _first_service(settings)
+    if trouble is not None and options.strict:
+        raise trouble
+    where = service.server if service else server_section(settings, ServerSection())
+    require_keys_for(where.host, settings)
+    with _listen(where.host, where.port) as listener:
+        if service is None and trouble is not None:
+            _announce(listener)
+            service = wait_for_manifest(settings, trouble, listener)
+        return DONE if service is None else _serve(service, listener)
+
+
+def _first_service(settings: Settings) -> tuple[Service | None, ManifestError | None]:
+    """The service of the manifest, or of the one last in force here; with what is wrong with the manifest, if so."""
+    try:
+        return Service(settings, read_manifest(settings.manifest)), None
+    except ManifestError as exc:
+        last = read_last_good(settings)
+        return None if last is None else Service(settings, last, trouble=exc), exc
+
+
+def _serve(service: Service, listener: socket.socket) -> int:
+    config = uvicorn.Config(
+        build_app(service),
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        timeout_graceful_shutdown=_CUT_S,
+        **uvicorn_options(),
+    )
+    server = Server(config, service, listener)
+    server.run(sockets=[listener])
     return DONE if server.clean else FAILED
+
+
+def _announce(listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    # Printed and not logged: it is the answer to the command, whatever the log level.
+    print(f"AirLab serves on {url}", flush=True)
 
 
 class Server(uvicorn.Server):
@@ -58,16 +90,14 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the service, then serve; say where, once it does. Raises what ``Service.start`` does."""
         self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGHUP, self._service.reload.wake)
         try:
             await self._service.start()
         except BaseException:
             await self._service.stop(drain_s=0)
             raise
         await super().startup(sockets)
-        host, port = self._listener.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        # Printed and not logged: it is the answer to the command, whatever the log level.
-        print(f"AirLab serves on {url}", flush=True)
+        _announce(self._listener)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal: the first drains, a second ends it."""

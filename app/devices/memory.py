@@ -7,14 +7,15 @@ import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 
 import psutil
 
+from app.devices.ask import ask, printable
 from app.units import MIB, format_bytes
 
 _SMI = ("--query-gpu=name,memory.used,memory.total", "--format=csv,noheader,nounits")
-_SMI_S = 5.0
 _SAMPLE_S = 0.1
 
 
@@ -59,29 +60,38 @@ def _resident_bytes(process: psutil.Process) -> int:
         return 0
 
 
-async def gpu_memory() -> str:
-    """Each GPU with its memory in use; says so where none can be seen."""
+@dataclass(frozen=True, slots=True)
+class Vram:
+    """The memory of one GPU."""
+
+    gpu: str
+    used_bytes: int
+    total_bytes: int
+
+
+def read_vram() -> tuple[tuple[Vram, ...], str]:
+    """The memory of NVIDIA's GPUs now, and why there is nothing where there is nothing. Blocks for 6 s at most."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return "no GPU seen (no nvidia-smi)"
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *_SMI,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(_SMI_S):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        return f"GPU memory unknown: nvidia-smi did not answer within {_SMI_S:.0f} s"
-    rows = [line.split(", ") for line in output.decode(errors="replace").splitlines()]
-    gpus = [
-        f"{name}: {format_bytes(int(used) * MIB)} of {format_bytes(int(total) * MIB)}"
+        return (), "no GPU seen (no nvidia-smi)"
+    told = ask([program, *_SMI])
+    if told.text is None:
+        return (), f"GPU memory unknown: nvidia-smi {told.why_not}"
+    return parse_vram(told.text), "no GPU seen"
+
+
+def parse_vram(text: str) -> tuple[Vram, ...]:
+    """The rows of nvidia-smi; one without figures, as of a GPU that shares the host's memory, is left out."""
+    rows = [line.rsplit(", ", 2) for line in text.splitlines()]
+    return tuple(
+        Vram(printable(name), int(used) * MIB, int(total) * MIB)
         for name, used, total in (row for row in rows if len(row) == 3)
-        if used.isdigit() and total.isdigit()
-    ]
-    return "; ".join(gpus) or "no GPU seen"
+        if used.isdecimal() and total.isdecimal()
+    )
+
+
+async def gpu_memory() -> str:
+    """Each GPU with its memory in use; says so where none can be seen."""
+    cards, why_none = await asyncio.to_thread(read_vram)
+    shown = (f"{card.gpu}: {format_bytes(card.used_bytes)} of {format_bytes(card.total_bytes)}" for card in cards)
+    return "; ".join(shown) or why_none

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from app.manifest.schema import CacheType, Kind, NativeEngineSection
+from app.manifest.schema import CacheType, Kind, NativeEngineSection, Numa
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,9 @@ class RunSpec:
     """-1 all, 0 none; None leaves it to llama-server, which offloads what fits."""
     threads: int
     cache_type: CacheType | None
+    numa: Numa = "off"
+    adapters: tuple[WeightsId, ...] = ()
+    """LoRA adapters laid over the weights, each at its full strength."""
 
 
 @dataclass(frozen=True, slots=True)

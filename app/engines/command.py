@@ -42,10 +42,14 @@ def launch_for(key: str, run: RunSpec, *, socket: Path, environment: Mapping[str
     """What starts this model on this socket.
 
     Raises:
-        EngineError: The model has no file, or the socket's path is too long for the kernel.
+        EngineError: The model has no file, llama-server would read an adapter's path as two, or the socket's path is
+            too long for the kernel.
     """
     if run.weights is None:
         raise EngineError(f"{key} has no file on disk")
+    for adapter in run.adapters:
+        if "," in str(adapter.path):
+            raise EngineError(f"llama-server takes {adapter.path} for two files; rename it without the comma")
     if len(str(socket).encode()) > _SOCKET_BYTES:
         raise EngineError(
             f"the socket path {socket} is longer than {_SOCKET_BYTES} bytes; point TMPDIR at a shorter folder"
@@ -81,7 +85,10 @@ def _arguments(key: str, run: RunSpec, model: Path, socket: Path) -> list[str]:
         pairs["--n-gpu-layers"] = 999 if run.gpu_layers < 0 else run.gpu_layers
     if run.cache_type is not None:
         pairs |= {"--cache-type-k": run.cache_type, "--cache-type-v": run.cache_type}
-    flags = ["--no-webui", "--offline"]
+    if run.numa != "off":
+        pairs["--numa"] = run.numa
+    flags = [part for adapter in run.adapters for part in ("--lora", str(adapter.path))]
+    flags += ["--no-webui", "--offline"]
     if "embedding" in run.kinds:
         # Serves embeddings and chat; without it /v1/embeddings answers 501.
         flags += ["--embeddings", "--pooling", "mean"]

@@ -16,6 +16,7 @@ from app.errors import (
     ModelNotFoundError,
     UnavailableError,
     WaitTimeoutError,
+    WeightsBrokenError,
     WeightsMissingError,
 )
 from app.fleet.spec import ModelSpec
@@ -46,6 +47,7 @@ def decide(fleet: FleetState, limits: Limits, *, now_s: float) -> list[Action]:
     decision = _Decision(fleet, limits, now_s)
     for instance in fleet.instances:
         decision.settle(instance)
+    decision.shed()
     for waiter in fleet.waiters:
         decision.serve(waiter)
     decision.start_desired()
@@ -81,6 +83,13 @@ class _Decision:
         elif instance.state is State.READY:
             self._settle_idle(instance)
 
+    def shed(self) -> None:
+        """Send away what is loaded beyond the limit, after an edit that lowered it; the idle ones first."""
+        staying = [i for i in self._fleet.instances if i.id not in self._leaving]
+        staying.sort(key=lambda i: (self._leases[i.id] > 0, i.last_used_s))
+        for instance in staying[: max(0, len(staying) - self._fleet.max_loaded)]:
+            self._send_away(instance, Why.EVICTED)
+
     def serve(self, waiter: WaiterFacts) -> None:
         """Grant, refuse, or make room and let wait."""
         error = self._refusal(waiter)
@@ -100,7 +109,7 @@ class _Decision:
         for key in sorted(self._fleet.desired - self._handled):
             spec = self._fleet.models.get(key)
             record = self._fleet.records.get(key, Record())
-            if self._fleet.shutting_down or spec is None or spec.run.weights is None or record.failure is not None:
+            if self._fleet.shutting_down or spec is None or cannot_start(spec) or record.failure is not None:
                 continue
             if self._current(key) is None and self._booked(key) and self._rested(record) and self._free_places > 0:
                 self._start(key)
@@ -153,8 +162,8 @@ class _Decision:
             return WaitTimeoutError(f"{key} was not free in time ({waiter.deadline_s - waiter.since_s:.0f} s)")
         if self._current(key) is not None:
             return None
-        if spec.run.weights is None:
-            return missing_weights(spec)
+        if (error := cannot_start(spec)) is not None:
+            return error
         return self._still_down(key, self._fleet.records.get(key, Record()))
 
     def _still_down(self, key: str, record: Record) -> AirLabError | None:
@@ -218,6 +227,13 @@ class _Decision:
                 f"no place for {waiter.key}: the engine of {', '.join(stuck)} cannot be stopped", retry_after_s=5
             )
             self.actions.append(Refuse(waiter.id, error))
+
+
+def cannot_start(spec: ModelSpec, home: Path = Path()) -> WeightsBrokenError | WeightsMissingError | None:
+    """Why nothing need be tried with its files as they are; None where they can be started, by all that is known."""
+    if spec.problem is not None:
+        return WeightsBrokenError(f"the files of {spec.key} cannot be used: {spec.problem}")
+    return missing_weights(spec, home) if spec.run.weights is None else None
 
 
 def missing_weights(spec: ModelSpec, home: Path = Path()) -> WeightsMissingError:

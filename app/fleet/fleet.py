@@ -68,11 +68,13 @@ class Fleet:
 
     def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int) -> None:
         """What should be; the rest follows. A model whose run is the same keeps running."""
-        new = models.keys() - self._models.keys()
         for key, spec in models.items():
-            if key in new or spec.run != self._models[key].run:
+            before = self._models.get(key)
+            if before is None or spec.run != before.run:
                 self._records.pop(key, None)
-        self._desired |= {key for key in new if models[key].section.preload}
+            if spec.section.preload and not (before and before.section.preload):
+                self._desired.add(key)
+        self._desired &= models.keys()
         self._models, self._max_loaded = models, max_loaded
         self._step()
 
@@ -327,7 +329,8 @@ class Fleet:
 
     def _idles_unwatched(self, instance: Instance) -> bool:
         """Whether the end of its idle time comes before the next look."""
-        timeout_s = instance.spec.section.idle_timeout
+        spec = self._models.get(instance.spec.key)
+        timeout_s = None if spec is None else spec.section.idle_timeout
         if timeout_s is None or instance.leases:
             return False
         return self._looks_at_s is None or self._looks_at_s > instance.last_used_s + timeout_s

@@ -8,8 +8,10 @@ from typing import TypeVar
 
 from app.devices.probe import Host
 from app.devices.profiles import ProfileChoice
-from app.engines.base import RunSpec
-from app.manifest.schema import Manifest, ModelSection, ToolMode
+from app.engines.base import RunSpec, WeightsId
+from app.fleet.dropped import dropped_models
+from app.manifest.schema import Manifest, ModelSection, OverrideSection, ToolMode
+from app.weights.gguf import GgufFacts
 from app.weights.inventory import Inventory
 
 _T = TypeVar("_T")
@@ -28,6 +30,10 @@ class ModelSpec:
     """Where its file is, or should be, below the manifest's folder; None where the manifest names none."""
     tool_mode: ToolMode
     """How it calls tools."""
+    facts: GgufFacts | None = None
+    """What the header of its weights says; None while that was not read, or cannot be."""
+    problem: str | None = None
+    """Why its files, as they are, cannot be started; None where they can, or where the weights are missing."""
 
     @property
     def device(self) -> str:
@@ -46,36 +52,78 @@ class ModelSpec:
 def model_specs(
     manifest: Manifest, profile: ProfileChoice, host: Host, weights: Inventory, *, forced_gpu_layers: int | None
 ) -> Mapping[str, ModelSpec]:
-    """One spec for each model of the manifest; ``forced_gpu_layers`` (N_GPU_LAYERS) wins over the file."""
-    return {
-        key: ModelSpec(
+    """One spec for each model of the manifest, then for each that was dropped.
+
+    Of what the file says of a setting, the model's ``on`` for the profile in force comes first, then the model itself,
+    then the profile. ``forced_gpu_layers`` (N_GPU_LAYERS, the layers command) wins over all of them.
+    """
+    dropped = dropped_models(manifest, weights)
+
+    def spec(key: str, model: ModelSection) -> ModelSpec:
+        file = weights.files.get(model.filename or "")
+        return ModelSpec(
             key,
             _run_spec(model, profile, host, weights, forced_gpu_layers),
             model,
             f"models/{model.filename}" if model.filename else None,
             model.tool_mode or manifest.chat.tool_mode,
+            file.facts if file else None,
+            (dropped[key].problem if key in dropped else None) or _problem(model, weights),
         )
-        for key, model in manifest.models.items()
-    }
+
+    sections = manifest.models | {key: model.section for key, model in dropped.items()}
+    return {key: spec(key, section) for key, section in sections.items()}
+
+
+def _problem(model: ModelSection, weights: Inventory) -> str | None:
+    """What is wrong with its files; None too where the weights are missing, which has words of its own."""
+    file = weights.files.get(model.filename or "")
+    if file is None or file.problem is not None:
+        return file.problem if file else None
+    if file.facts and file.facts.kind not in {None, "model"}:
+        return f"{model.filename} holds no model: it says that it is of the type {file.facts.kind!r}"
+    problems = (_adapter_problem(name, file.facts, weights) for name in model.adapters)
+    return next((problem for problem in problems if problem), None)
+
+
+def _adapter_problem(name: str, base: GgufFacts | None, weights: Inventory) -> str | None:
+    adapter = weights.files.get(name)
+    if adapter is None:
+        return f"its LoRA adapter is not on disk; to fix: put it at models/{name}"
+    facts = adapter.facts
+    if adapter.problem is not None or facts is None:
+        return adapter.problem
+    if facts.adapter_type != "lora":
+        return f"{name} is no LoRA adapter"
+    if base is not None and base.architecture != facts.architecture:
+        return f"{name} is a LoRA adapter for {facts.architecture}, and the model is {base.architecture}"
+    return None
 
 
 def _run_spec(
     model: ModelSection, profile: ProfileChoice, host: Host, weights: Inventory, forced_gpu_layers: int | None
 ) -> RunSpec:
-    base = profile.section
+    base, own = profile.section, model.on.get(profile.name, OverrideSection())
 
     def first(*values: _T | None) -> _T | None:
         return next((value for value in values if value is not None), None)
 
+    def file_id(name: str) -> WeightsId | None:
+        return weights.files[name].id if name in weights.files else None
+
     return RunSpec(
         engine=base.engine,
         kinds=frozenset(model.kind),
-        weights=weights.get(model.filename) if model.filename else None,
-        context_length=model.context_length,
-        slots=first(model.parallel, base.parallel) or _DEFAULT_SLOTS,
-        gpu_layers=first(forced_gpu_layers, model.n_gpu_layers, base.n_gpu_layers) if host.can_offload else 0,
-        threads=first(model.n_threads, base.n_threads) or _threads_each(host.cores, base.max_loaded),
-        cache_type=first(model.cache_type, base.cache_type),
+        weights=file_id(model.filename) if model.filename else None,
+        context_length=first(own.context_length, own.n_ctx) or model.context_length,
+        slots=first(own.parallel, model.parallel, base.parallel) or _DEFAULT_SLOTS,
+        gpu_layers=first(forced_gpu_layers, own.n_gpu_layers, model.n_gpu_layers, base.n_gpu_layers)
+        if host.can_offload
+        else 0,
+        threads=first(own.n_threads, model.n_threads, base.n_threads) or _threads_each(host.cores, base.max_loaded),
+        cache_type=first(own.cache_type, model.cache_type, base.cache_type),
+        numa=first(own.numa, model.numa, base.numa) or "off",
+        adapters=tuple(found for found in map(file_id, model.adapters) if found),
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from app.errors import SettingsError
+from app.manifest.load import Loaded
+from app.manifest.problems import ManifestProblems, Problem, nearest, shown
 from app.manifest.schema import Manifest
 from app.policy.lint import lint
 from app.policy.paths import protecting
@@ -17,27 +19,30 @@ builtin_tools = cache(discover)
 """The specs of the built-in tools, by name."""
 
 
-def policy_for(manifest: Manifest, home: Path, state: Path) -> Policy:
+def policy_for(loaded: Loaded, home: Path, state: Path, *, closed: str | None = None) -> Policy:
     """What tools may do.
 
     Args:
-        manifest: What the file says.
+        loaded: The manifest, with its lines.
         home: The manifest's folder, links resolved; relative roots begin here.
         state: AirLab's own folder, which no root may hold.
+        closed: Why no tool may run at all, if so.
 
     Raises:
-        SettingsError: The manifest names a tool that there is not, or opens a folder that it must not.
+        ManifestProblems: It names a tool that there is not, or opens a folder that it must not.
     """
-    section = manifest.policy
+    section, positions = loaded.manifest.policy, loaded.positions
     limits = Limits(section.limits.read, section.limits.results, section.limits.call)
     roots = tuple(Root(_absolute(home, root.path), root.access) for root in section.roots)
     private = (PurePosixPath(state), PurePosixPath(home / "models"))
-    policy = Policy(_tools(manifest), roots, protecting(*private), limits)
-    problems = lint(policy, private)
+    policy = Policy(_tools(loaded.manifest), roots, protecting(*private), limits)
+    problems = _unknown_tools(loaded)
+    for index, problem in lint(policy, private):
+        fix = "choose a folder of its own for tools, such as workspace"
+        problems.append(positions.problem(("policy", "roots", index, "path"), problem, fix=fix))
     if problems:
-        lines = "\n".join(f"  policy.roots[{index}]: {problem}" for index, problem in problems)
-        raise SettingsError(f"the policy cannot come into force:\n{lines}")
-    return policy
+        raise ManifestProblems(problems, positions.source)
+    return policy if closed is None else replace(policy, tools={}, roots=(), closed=closed)
 
 
 def _absolute(home: Path, path: str) -> PurePosixPath:
@@ -47,9 +52,19 @@ def _absolute(home: Path, path: str) -> PurePosixPath:
 
 def _tools(manifest: Manifest) -> dict[str, ToolSpec]:
     known, wanted = builtin_tools(), manifest.tools.builtin
-    if wanted == "all":
-        return dict(known)
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise SettingsError(f"tools.builtin: no tool {', '.join(unknown)}; there are {', '.join(known)}")
-    return {name: known[name] for name in wanted}
+    return {name: known[name] for name in (known if wanted == "all" else wanted) if name in known}
+
+
+def _unknown_tools(loaded: Loaded) -> list[Problem]:
+    known, wanted = tuple(builtin_tools()), loaded.manifest.tools.builtin
+    problems = []
+    for index, name in enumerate(() if wanted == "all" else wanted):
+        if name not in known:
+            meant = nearest(name, known)
+            message = f"there is no tool {shown(name)}" + (f"; did you mean `{meant}`?" if meant else "")
+            fix = f"write {meant}" if meant else "write one of these, or all"
+            problem = loaded.positions.problem(
+                ("tools", "builtin", index), message, allowed=", ".join(known), fix=fix, suggestion=meant
+            )
+            problems.append(problem)
+    return problems

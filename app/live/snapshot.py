@@ -21,12 +21,31 @@ class Overrides:
     gpu_layers: int | None = None
     tools_on: bool = True
 
+    def surviving(self, old: Manifest, new: Manifest) -> Overrides:
+        """Those whose key in the file was not edited: a newer word in the file wins over an older one by request."""
+        layers_edited = _layers_of(old) != _layers_of(new)
+        return Overrides(
+            self.chosen_model if old.default_model == new.default_model else None,
+            self.system_prompt if old.defaults.system_prompt == new.defaults.system_prompt else None,
+            None if layers_edited else self.gpu_layers,
+            self.tools_on or old.tools.builtin != new.tools.builtin,
+        )
+
+
+def _layers_of(manifest: Manifest) -> list[object]:
+    """Every place that says how many layers a GPU takes."""
+    models = [(key, model.n_gpu_layers, model.on) for key, model in manifest.models.items()]
+    return [*models, *((key, profile.n_gpu_layers) for key, profile in manifest.profiles.items())]
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A pure function of five inputs: file, environment, host, overrides, weights on disk."""
 
     generation: int
+    """Grows whenever what is in force changes."""
+    digest: str
+    """SHA-256 of the manifest's bytes, in hexadecimal."""
     manifest: Manifest
     profile: ProfileChoice
     chosen_model: str
@@ -40,6 +59,8 @@ class Snapshot:
     """The server's switch for tools; a request must ask for them besides."""
     names: Mapping[str, str]
     """Every name that a client may use, keys, aliases and ``default``, to its key."""
+    weights_problem: str | None = None
+    """Why files that were dropped may not be among the models."""
 
     def key_of(self, name: str | None) -> str:
         """The key that a client's ``model`` field means.

@@ -15,7 +15,8 @@ RESERVED = "default"
 
 def cross_problems(manifest: Manifest, positions: Positions) -> list[Problem]:
     """Every disagreement between keys of the manifest, with its place in the file."""
-    return [*_references(manifest, positions), *_clashes(manifest, positions), *_sources(manifest, positions)]
+    checks = (_references, _clashes, _sources, _hosts)
+    return [problem for check in checks for problem in check(manifest, positions)]
 
 
 def _references(manifest: Manifest, positions: Positions) -> list[Problem]:
@@ -84,3 +85,23 @@ def _sources(manifest: Manifest, positions: Positions) -> list[Problem]:
         for key, model in manifest.models.items()
         if not (model.filename or model.hf_repo or model.download_url)
     ]
+
+
+def _hosts(manifest: Manifest, positions: Positions) -> list[Problem]:
+    """Overrides for a profile that there is not: they would never apply, and nobody would say so."""
+    names = tuple(manifest.profiles)
+    problems = []
+    for key, model in manifest.models.items():
+        for name in (name for name in model.on if name not in names):
+            meant = nearest(name, names)
+            problems.append(
+                positions.problem(
+                    ("models", key, "on", name),
+                    f"no profile is called {shown(name)}" + (f"; did you mean `{meant}`?" if meant else ""),
+                    at_key=True,
+                    allowed=", ".join(names),
+                    fix=f"write {meant}" if meant else "write one of these, or add the profile below `profiles:`",
+                    suggestion=meant,
+                )
+            )
+    return problems

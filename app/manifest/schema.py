@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from app import units
 
@@ -39,7 +48,15 @@ def _inside_models(value: str) -> str:
     return value
 
 
+def _folder_inside_models(value: str) -> str:
+    first, *parts = value.split("/")
+    if first != "models" or not parts or any(part.startswith(".") or not part for part in parts) or "\\" in value:
+        raise ValueError("must be a folder below models/, such as models/custom, written with forward slashes")
+    return value
+
+
 Tokens = Annotated[int, _written(units.parse_tokens)]
+ContextLength = Annotated[Tokens, Field(ge=512, le=1_048_576)]
 DurationS = Annotated[float, _written(units.parse_duration_s)]
 SizeBytes = Annotated[int, _written(units.parse_bytes)]
 GpuLayers = Annotated[int, BeforeValidator(_layers), Field(ge=-1, le=1000)]
@@ -49,6 +66,14 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 Kind = Literal["chat", "embedding"]
 ToolMode = Literal["auto", "native", "guided"]
+Numa = Literal["off", "distribute"]
+Isa = Literal[
+    "sse4_2", "avx", "f16c", "fma", "bmi2", "avx2", "avx_vnni",
+    "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
+    "amx_tile", "amx_int8", "amx_bf16",
+    "neon", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2",
+]  # fmt: skip
+"""Instruction sets that engines care for, as Linux names them in /proc/cpuinfo."""
 Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)]
 
 
@@ -120,6 +145,9 @@ class PolicySection(Section):
     """Folders that tools may see."""
     limits: ToolLimitsSection = ToolLimitsSection()
     """What a tool call may take."""
+    reload_guard: bool = False
+    """Ask before an edit comes into force that removes most models or allows tools more; POST /manifest/reload says
+    how to confirm."""
 
 
 class ServerSection(Section):
@@ -144,7 +172,11 @@ class NativeEngineSection(Section):
 
 
 class Tuning(Section):
-    """How llama-server is run; a model's own value wins over its profile's."""
+    """How llama-server is run.
+
+    The first that says something wins: N_GPU_LAYERS or the layers command, the model's ``on`` for the profile in force,
+    the model itself, the profile, what suits the host.
+    """
 
     n_gpu_layers: GpuLayers | None = None
     """Layers kept on the GPU: all (or -1), 0 for none, or a number."""
@@ -154,13 +186,55 @@ class Tuning(Section):
     """Conversations served at once (slots); each has the whole context_length."""
     cache_type: CacheType | None = None
     """Data type of the KV cache; q8_0 halves it against f16."""
+    numa: Numa | None = None
+    """distribute: spread threads and memory over all NUMA nodes, for hosts with several processors; off: do not."""
+
+
+class MatchSection(Section):
+    """Which hosts a profile is for. All rules that stand here must hold; what is not known of a host holds for none."""
+
+    cpu: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Part of the processor's name, whatever its case."""
+    sockets: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Exactly so many processors, as one can hold in the hand."""
+    min_memory: Annotated[SizeBytes, Field(ge=1, le=2**50)] | None = None
+    """Memory of the host, at least. Firmware keeps some of what was bought: write 240GiB for 256 GiB."""
+    isa: Annotated[list[Isa], Field(min_length=1)] | None = None
+    """Instruction sets that its processors must have."""
+    gpu: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Part of a GPU's name, whatever its case. The rules for GPUs must all hold for one and the same."""
+    min_vram: Annotated[SizeBytes, Field(ge=1, le=2**50)] | None = None
+    """Memory of a GPU, at least. Drivers show a little less than is sold: write 15GiB for 16 GB."""
+    min_compute_capability: Annotated[float, Field(ge=1, le=99)] | None = None
+    """NVIDIA's compute capability of a GPU, at least: 7.5 for sm_75, 12.0 for sm_120."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            # A TypeError would not become a problem with a line.
+            raise ValueError("is neither any nor rules; write `any`, or rules such as `{gpu: Tesla T4}`")  # noqa: TRY004
+        return value
+
+    @model_validator(mode="after")
+    def _says_something(self) -> MatchSection:
+        if all(rule is None for _, rule in self):
+            raise ValueError("names no rule; name one, or write `match: any` for every host")
+        return self
+
+
+def _match_kind(value: Any) -> str:
+    return "any" if value == "any" else "MatchSection"
 
 
 class ProfileSection(Tuning):
     """What to do on one kind of host; the first profile that matches is taken."""
 
-    match: Literal["any"] = "any"
-    """Which hosts this profile is for."""
+    match: Annotated[
+        Annotated[Literal["any"], Tag("any")] | Annotated[MatchSection, Tag("MatchSection")],
+        Discriminator(_match_kind),
+    ] = "any"
+    """Which hosts this profile is for: any, or rules that must all hold."""
     engine: NativeEngineSection = NativeEngineSection()
     """What runs the models here."""
     max_loaded: Annotated[int, Field(ge=1, le=32)] = 1
@@ -169,17 +243,36 @@ class ProfileSection(Tuning):
     """Replaces the manifest's default_model on this host."""
 
 
+class OverrideSection(Tuning):
+    """What is different for one model on one kind of host; wins over the model's own values and the profile's."""
+
+    context_length: ContextLength | None = None
+    """Context in tokens, for each conversation."""
+    n_ctx: ContextLength | None = None
+    """The same as context_length, by the engine's name for it; write one of the two."""
+
+    @model_validator(mode="after")
+    def _says_context_once(self) -> OverrideSection:
+        if self.context_length is not None and self.n_ctx is not None:
+            raise ValueError("says context_length and n_ctx, which are the same; write one of the two")
+        return self
+
+
 class ModelSection(Tuning):
-    """One model."""
+    """One model. What it leaves out, the profile decides, and what that leaves out, the host."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Its name for people; the key where absent."""
     filename: WeightsName | None = None
     """The GGUF file, below models/."""
+    adapters: Annotated[list[WeightsName], Field(max_length=8)] = []
+    """LoRA adapters laid over it, below models/."""
     description: str = ""
     """What it is good for, in a sentence."""
-    context_length: Annotated[Tokens, Field(ge=512, le=1_048_576)] = 4096
+    context_length: ContextLength = 4096
     """Context in tokens, for each conversation."""
+    on: dict[ModelKey, OverrideSection] = {}
+    """What is different on a host, by the name of its profile."""
     kind: Annotated[list[Kind], Field(min_length=1)] = ["chat"]
     """What it serves: chat, embedding, or both."""
     vram_estimate: str | None = None
@@ -208,6 +301,15 @@ class ModelSection(Tuning):
     """Load it when AirLab starts."""
 
 
+class FinetunedSection(Section):
+    """Where fine-tunes are dropped: models and LoRA adapters in this folder appear by themselves."""
+
+    directory: Annotated[
+        str, Field(max_length=255, pattern=r"^[^\x00-\x1f]+$"), AfterValidator(_folder_inside_models)
+    ] = "models/custom"
+    """The folder, below models/. NAME.yaml beside NAME.gguf may describe it, with the keys of a model."""
+
+
 class Manifest(Section):
     """The top level of airlab.yaml."""
 
@@ -225,6 +327,8 @@ class Manifest(Section):
     """Kinds of host; the first that matches is taken, AIRLAB_PROFILE forces one."""
     models: Annotated[dict[ModelKey, ModelSection], Field(min_length=1)]
     """The models, by key."""
+    finetuned: FinetunedSection = FinetunedSection()
+    """Models that appear by themselves."""
     tools: ToolsSection = ToolsSection()
     """What models may be offered to call."""
     policy: PolicySection = PolicySection()

@@ -32,6 +32,7 @@ PATTERN_WORDS = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, dot, dash and underscore, the first a letter or a digit",
     r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$": "letters, digits and . _ : / @ -, the first a letter or a digit",
     r"^[^\x00-\x1f]+$": "one line of text",
+    r"^[^\x00]+$": "a path, without a NUL character",
     r"^https?://[^\s]+$": "a URL that begins with http:// or https://",
     r"^[A-Za-z0-9.-]+$": "a host name such as lab.example, without a port",
     r"^https?://[A-Za-z0-9.\[\]:-]+$": "an origin such as http://localhost:3000, without a path",

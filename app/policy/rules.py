@@ -33,6 +33,8 @@ class Policy:
     protected: tuple[Protected, ...] = PROTECTED
     """Never touched, even below a root."""
     limits: Limits = field(default_factory=Limits)
+    closed: str | None = None
+    """Why there are no tools, where something other than their list forbids them; in words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from app.api import openai
 from app.api.auth import Actor, Auth, Scope
 from app.api.routes import owner_app
 from app.errors import BadRequestError, NotAuthenticatedError, NotPermittedError, TooManyFailuresError
-from app.manifest.schema import Manifest
 from app.service import Service
 from app.settings import Settings
+from tests.support.manifest import loaded
 
 USE, ADMIN = "use-key", "admin-key"
 Headers = list[tuple[bytes, bytes]]
@@ -113,9 +113,7 @@ def test_scopes_include_the_lower_ones(auth: Auth) -> None:
 @pytest.fixture
 def service(tmp_path: Path) -> Service:
     """A service that never starts."""
-    manifest = Manifest.model_validate(
-        {"version": 1, "default_model": "small", "models": {"small": {"filename": "a.gguf"}}}
-    )
+    manifest = loaded("small", {"small": {"filename": "a.gguf"}})
     return Service(Settings(manifest=tmp_path / "airlab.yaml"), manifest)
 
 

@@ -12,7 +12,9 @@ from app.api.errors import answer_for
 
 
 def classes(root: type[errors.AirLabError] = errors.AirLabError) -> set[type[errors.AirLabError]]:
-    return {root}.union(*(classes(child) for child in root.__subclasses__()))
+    """Those of the tree itself; what a room adds to it is built in a way of its own."""
+    found = {root}.union(*(classes(child) for child in root.__subclasses__()))
+    return {kind for kind in found if kind.__module__ == errors.__name__}
 
 
 STATUSES: dict[str, tuple[int, str, str | None]] = {
@@ -23,7 +25,11 @@ STATUSES: dict[str, tuple[int, str, str | None]] = {
     "RouteNotFoundError": (404, "invalid_request_error", None),
     "ModelNotFoundError": (404, "invalid_request_error", "model_not_found"),
     "WeightsMissingError": (404, "invalid_request_error", "model_not_found"),
+    "WeightsBrokenError": (503, "server_error", "model_unavailable"),
+    "ToolNotFoundError": (404, "invalid_request_error", "tool_not_found"),
     "WrongMethodError": (405, "invalid_request_error", None),
+    "ManifestReadOnlyError": (409, "invalid_request_error", "manifest_read_only"),
+    "ManifestBusyError": (503, "server_error", "manifest_busy"),
     "QueueFullError": (429, "rate_limit_error", "rate_limit_exceeded"),
     "TooManyFailuresError": (429, "rate_limit_error", "rate_limit_exceeded"),
     "UpstreamError": (502, "server_error", "upstream_error"),
@@ -44,6 +50,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "QueueFullError": {"retry_after_s": 1.2},
     "ModelCoolingError": {"retry_after_s": 1.2},
     "DrainingError": {"retry_after_s": 1.2},
+    "ManifestBusyError": {"retry_after_s": 1.2},
     "TooManyFailuresError": {"retry_after_s": 1.2},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from app.api import pages
 from app.devices.probe import probe_host
 from app.fleet.states import State
 from app.fleet.status import ModelStatus
-from app.live.reload import first_snapshot
+from app.live.inputs import first_snapshot
+from app.live.reload import Attempt
 from app.live.snapshot import Snapshot
-from app.manifest.schema import Manifest
 from app.settings import Settings
+from tests.support.gguf import minimal_gguf
+from tests.support.manifest import loaded
 
 MODELS: dict[str, dict[str, Any]] = {
     "base": {"filename": "base.gguf", "aliases": ["org/base"], "context_length": 8192, "kind": ["embedding", "chat"]},
@@ -38,17 +41,21 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
     for filename in ("base.gguf", "custom/tuned.gguf"):
         file = tmp_path / "models" / filename
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"GGUF")
-    manifest = Manifest.model_validate({"version": 1, "default_model": "base", "models": MODELS})
-    return first_snapshot(manifest, Settings(manifest=tmp_path / "airlab.yaml"), probe_host(can_offload=True))
+        file.write_bytes(minimal_gguf(general__file_type=15, llama__context_length=32768))
+    return first_snapshot(
+        loaded("base", MODELS), Settings(manifest=tmp_path / "airlab.yaml"), probe_host(can_offload=True)
+    )
 
 
 def status(state: State = State.STOPPED, message: str | None = None) -> dict[str, ModelStatus]:
     return {key: ModelStatus(state, 100.0, 42, 2, 1, 3, message) for key in MODELS}
 
 
-def health(snapshot: Snapshot, now: dict[str, ModelStatus], **more: bool) -> dict[str, Any]:
-    return pages.health(snapshot, now, **{"stopping": False, "details": True, **more})
+def health(
+    snapshot: Snapshot, now: dict[str, ModelStatus], last: Attempt | None = None, **more: bool
+) -> dict[str, Any]:
+    last = last or Attempt(0.0, "committed")
+    return pages.health(snapshot, now, last, **{"stopping": False, "details": True, **more})
 
 
 @pytest.mark.parametrize("state", [State.STOPPED, State.STARTING, State.READY, State.DRAINING, State.STOPPING])
@@ -83,6 +90,29 @@ def test_health_without_details_keeps_log_lines_and_paths_to_itself(snapshot: Sn
     assert body["message"] == "base is failed"
 
 
+def test_health_is_degraded_while_the_file_is_broken_and_shows_its_first_problem(snapshot: Snapshot) -> None:
+    last = Attempt(0.0, "failed", None, "airlab.yaml:3:1: models: no such setting\n  more")
+    body = health(snapshot, status(), last)
+
+    assert body["status"] == "degraded"
+    assert body["message"].endswith("what was in force before is: airlab.yaml:3:1: models: no such setting")
+    assert body["reload_error"] == last.error
+    assert "airlab.yaml:3" not in str(health(snapshot, status(), last, details=False))
+
+
+def test_health_says_that_no_tool_runs_while_another_manifest_stands_in(snapshot: Snapshot) -> None:
+    stands_in = replace(snapshot, policy=replace(snapshot.policy, closed="the file was broken at start"))
+
+    assert health(stands_in, status())["message"] == "no tool runs until airlab.yaml is right"
+
+
+def test_health_says_that_the_folder_for_finetunes_is_not_wholly_seen(snapshot: Snapshot) -> None:
+    seen = replace(snapshot, weights_problem="custom/ has more than 1000 entries, and the others are not looked at")
+
+    assert health(seen, status())["message"] == f"models may be missing: {seen.weights_problem}"
+    assert health(seen, status(), details=False)["message"] == "models may be missing"
+
+
 def test_owner_entry_has_every_field(snapshot: Snapshot) -> None:
     entries = pages.owner_models(snapshot, status(State.READY), include_finetuned=True)["models"]
 
@@ -90,6 +120,25 @@ def test_owner_entry_has_every_field(snapshot: Snapshot) -> None:
     assert all(entry.keys() >= ENTRY for entry in entries)
     assert (entries[0]["name"], entries[3]["name"]) == ("base", "From the web")
     assert [entry["exists"] for entry in entries] == [True, True, False, False, False]
+
+
+def test_owner_entry_shows_what_the_header_says(snapshot: Snapshot) -> None:
+    base, *_, lost = pages.owner_models(snapshot, status(), include_finetuned=True)["models"]
+
+    assert (base["architecture"], base["parameters"], base["quantisation"]) == ("llama", 8, "Q4_K_M")
+    assert (base["trained_context_length"], base["chat_template"], base["knows_tools"]) == (32768, False, False)
+    assert (base["problem"], base["adapters"]) == (None, [])
+    assert [lost[name] for name in ("architecture", "parameters", "chat_template", "problem")] == [None] * 4
+
+
+def test_model_whose_file_is_broken_is_shown_with_the_reason(snapshot: Snapshot) -> None:
+    broken = replace(snapshot.models["base"], problem="base.gguf is empty")
+    seen = replace(snapshot, models={**snapshot.models, "base": broken})
+
+    assert pages.owner_models(seen, status(), include_finetuned=True)["models"][0]["problem"] == "base.gguf is empty"
+    assert health(seen, status())["message"] == "base cannot start: base.gguf is empty"
+    assert health(seen, status(), details=False)["message"] == "base cannot start"
+    assert health(seen, status(State.READY))["status"] == "ok"
 
 
 def test_source_says_where_a_model_comes_from_or_would(snapshot: Snapshot) -> None:

@@ -18,15 +18,15 @@ from app.errors import UpstreamError
 from app.fleet.fleet import Fleet
 from app.fleet.spec import ModelSpec
 from app.gate import Gate
-from app.live.resolve import resolve
-from app.live.snapshot import Live, Overrides
-from app.manifest.schema import Manifest
+from app.live.inputs import first_snapshot
+from app.live.snapshot import Live
 from app.messages import Message, ToolCall, ToolResult
 from app.settings import Settings
 from app.store.db import Database
 from app.store.records import SessionKey, SessionView
 from app.store.sessions import Sessions
 from app.tools.base import ToolSpec, discover
+from tests.support.manifest import loaded
 
 BREAK = "break"
 """A scripted piece at which the engine breaks off."""
@@ -122,11 +122,9 @@ class House:
     """A Chat and what it stands on."""
 
     def __init__(self, folder: Path, database: Database, *replies: list[Any]) -> None:
-        manifest = Manifest.model_validate(
-            {"version": 1, "default_model": "m", "models": {"m": {"filename": "m.gguf"}}}
-        )
+        manifest = loaded("m", {"m": {"filename": "m.gguf"}})
         settings = Settings.model_validate({"AIRLAB_MANIFEST": folder / "airlab.yaml"})
-        snapshot = resolve(manifest, settings, Host(cores=4, can_offload=False), Overrides(), {}, generation=1)
+        snapshot = first_snapshot(manifest, settings, Host(cores=4, can_offload=False))
         self.model = ScriptedModel(list(replies))
         self.fleet = ScriptedFleet(snapshot.models["m"], self.model)
         self.gate = ScriptedGate()

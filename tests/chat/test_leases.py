@@ -49,7 +49,7 @@ class HangingGate(ScriptedGate):
 async def serving(lab: Lab) -> AsyncIterator[tuple[Service, HangingGate]]:
     """A service in this process, its gate replaced; when the block ends nothing of it is left."""
     named = {name: value for name, value in lab.full_environment.items() if name != "AIRLAB_PORT"}
-    service = Service(Settings.model_validate(named), read_manifest(lab.manifest).manifest)
+    service = Service(Settings.model_validate(named), read_manifest(lab.manifest))
     gate = HangingGate()
     service.chat.gate = cast(Gate, gate)
     async with asyncio.timeout(BOUND_S):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from typing import Any
 
 from tests.cli.conftest import Call
 from tests.conftest import MakeLab
-from tests.support.service import BOUND_S, ROOT
+from tests.support.service import BOUND_S, ROOT, Lab
 
 
 def test_check_says_that_a_manifest_is_right(make_lab: MakeLab, call: Call) -> None:
@@ -16,7 +18,9 @@ def test_check_says_that_a_manifest_is_right(make_lab: MakeLab, call: Call) -> N
     done = call(lab, "check")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{lab.manifest}: right; 2 models\n"
+    assert done.stdout == (
+        f"{lab.manifest}: right; 2 models, profile generic\n  nothing was in force here before: everything is new\n"
+    )
 
 
 def test_check_prints_every_problem_with_its_place_and_exits_78(make_lab: MakeLab, call: Call) -> None:
@@ -45,17 +49,17 @@ def test_check_takes_a_file(make_lab: MakeLab, call: Call) -> None:
 def test_manifest_that_cannot_be_read_is_a_problem_and_no_traceback(make_lab: MakeLab, call: Call) -> None:
     lab = make_lab()
     for path in ("nowhere.yaml", "models"):
-        for command in ("check", "plan", "serve"):
-            done = call(lab, command, AIRLAB_MANIFEST=str(lab.folder / path))
+        for command in (["check"], ["plan"], ["serve", "--strict"]):
+            done = call(lab, *command, AIRLAB_MANIFEST=str(lab.folder / path))
             assert done.returncode in {1, 78}, done
             assert path in done.stderr
             assert "Traceback" not in done.stderr
 
 
-def test_serve_refuses_a_broken_manifest_with_its_problems(make_lab: MakeLab, call: Call) -> None:
+def test_strict_serve_refuses_a_broken_manifest_with_its_problems(make_lab: MakeLab, call: Call) -> None:
     lab = make_lab()
     lab.write_manifest("version: 1\n")
-    done = call(lab, "serve")
+    done = call(lab, "serve", "--strict")
 
     assert (done.returncode, done.stdout) == (78, "")
     assert "default_model" in done.stderr
@@ -73,6 +77,49 @@ def test_plan_prints_the_exact_arguments_and_starts_nothing(make_lab: MakeLab, c
     assert f"not on disk: put it at {lab.weights('other')}" in done.stdout
     assert lab.engine_processes() == []
     assert lab.sockets() == []
+
+
+PROFILES: dict[str, Any] = {
+    "big": {"match": {"min_memory": "900TiB"}},
+    "this": {"match": "any"},
+    "spare": {"match": "any"},
+}
+
+
+def give_profiles(lab: Lab, profiles: dict[str, Any]) -> Lab:
+    lab.write_manifest(json.dumps(json.loads(lab.manifest.read_text()) | {"profiles": profiles}))
+    return lab
+
+
+def test_plan_says_why_each_profile_matches_or_does_not(make_lab: MakeLab, call: Call) -> None:
+    lab = give_profiles(make_lab(), PROFILES)
+    lines = call(lab, "plan").stdout.splitlines()[:3]
+    memory = re.compile("  big does not match: min_memory: the host has [0-9.]+ [KMGT]iB, less than 900.0 TiB")
+
+    assert lines[0] == "profile this: the first that matches (any: every host is fine)"
+    assert memory.fullmatch(lines[1])
+    assert lines[2] == "  spare would match: any: every host is fine"
+
+
+def test_plan_as_json_has_the_outcome_of_every_rule(make_lab: MakeLab, call: Call) -> None:
+    considered = json.loads(call(give_profiles(make_lab(), PROFILES), "plan", "--json").stdout)["considered"]
+
+    assert [(profile["name"], profile["matched"]) for profile in considered] == [
+        ("big", False),
+        ("this", True),
+        ("spare", True),
+    ]
+    assert considered[1]["rules"] == [{"rule": "any", "matched": True, "why": "every host is fine"}]
+
+
+def test_host_that_no_profile_is_for_is_refused_with_the_line_to_add(make_lab: MakeLab, call: Call) -> None:
+    lab = give_profiles(make_lab(), {"big": PROFILES["big"]})
+    for command in ("check", "plan", "serve"):
+        done = call(lab, command)
+        assert done.returncode == 1
+        assert "big: min_memory: the host has" in done.stderr
+        assert "generic: {match: any}" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_planned_arguments_are_those_that_run(make_lab: MakeLab, call: Call) -> None:

@@ -43,7 +43,7 @@ async def test_store_that_cannot_be_closed_does_not_keep_the_service(
     """Nothing is lost with it: the next start folds SQLite's log in."""
     (tmp_path / "airlab.yaml").write_text((ROOT / "airlab.yaml").read_text().replace("preload: true", "preload: false"))
     settings = Settings(manifest=tmp_path / "airlab.yaml", state_dir=tmp_path / "state")
-    service = Service(settings, read_manifest(settings.manifest).manifest)
+    service = Service(settings, read_manifest(settings.manifest))
     await service.start()
 
     async def close() -> None:
@@ -56,6 +56,6 @@ async def test_store_that_cannot_be_closed_does_not_keep_the_service(
         assert await service.stop(drain_s=0)
 
     assert "store not folded" in caplog.text
-    again = Service(settings, read_manifest(settings.manifest).manifest)
+    again = Service(settings, read_manifest(settings.manifest))
     await again.start()  # its lock is free
     assert await again.stop(drain_s=0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app.engines.base import WeightsId
 from app.engines.command import launch_for
 from app.errors import EngineError
 from tests.fakes import run_spec
@@ -81,6 +82,24 @@ def test_layers_on_the_gpu(layers: int, said: str) -> None:
 
 def test_nothing_is_said_of_layers_where_nobody_did() -> None:
     assert "--n-gpu-layers" not in arguments(gpu_layers=None)
+
+
+def test_adapters_are_laid_over_the_model_in_order() -> None:
+    adapters = tuple(WeightsId(Path(f"/models/custom/{name}.gguf"), 1, 1) for name in ("b", "a"))
+    given = arguments(adapters=adapters)
+    assert [given[at + 1] for at, flag in enumerate(given) if flag == "--lora"] == [str(a.path) for a in adapters]
+
+
+def test_adapter_that_llama_server_would_take_for_two_files_is_refused() -> None:
+    """It splits the value of --lora at commas: the second half would be a path of the file name's choosing."""
+    adapter = WeightsId(Path("/models/custom/a,b.gguf"), 1, 1)
+    with pytest.raises(EngineError, match=r"takes /models/custom/a,b.gguf for two files; rename it"):
+        arguments(adapters=(adapter,))
+
+
+def test_numa_is_named_where_it_is_wanted_only() -> None:
+    assert value_of("--numa", arguments(numa="distribute")) == "distribute"
+    assert "--numa" not in arguments(numa="off")
 
 
 def test_path_of_a_model_stays_one_argument() -> None:

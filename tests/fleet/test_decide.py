@@ -17,6 +17,7 @@ from app.errors import (
     ModelNotFoundError,
     UnavailableError,
     WaitTimeoutError,
+    WeightsBrokenError,
     WeightsMissingError,
 )
 from app.fleet.decide import decide
@@ -460,6 +461,21 @@ def test_model_without_a_file_says_where_to_put_it() -> None:
     assert isinstance(error, WeightsMissingError)
     assert "models/a.gguf" in error.message
     assert deeds(fleet(models=models, desired=frozenset({"a"}))) == []
+
+
+def test_model_whose_file_is_broken_is_refused_at_once_and_never_started() -> None:
+    """llama-server would say less, and later."""
+    models = {"a": replace(model_spec("a"), problem="a.gguf is empty; to fix: copy it again")}
+    error = refusal(fleet(waiters=[waiter(1, "a")], models=models))
+    assert isinstance(error, WeightsBrokenError)
+    assert error.message == "the files of a cannot be used: a.gguf is empty; to fix: copy it again"
+    assert deeds(fleet(models=models, desired=frozenset({"a"}))) == []
+
+
+def test_model_that_runs_is_not_refused_for_what_its_file_says() -> None:
+    """llama.cpp may read more than AirLab does; what serves, serves."""
+    models = {"a": replace(model_spec("a"), problem="a.gguf is of version 4")}
+    assert deeds(fleet(instance(1, "a"), waiters=[waiter(1, "a")], models=models)) == [Grant(1, 1)]
 
 
 def test_shutdown_drains_all_and_refuses_everybody() -> None:

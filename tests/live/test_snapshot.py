@@ -1,8 +1,8 @@
-"""From the inputs to what is in force: which profile, which model, by which names, and when anything changes."""
+"""From the inputs to what is in force: which profile, which model, by which names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,13 +10,15 @@ import pytest
 
 from app.devices.probe import Host
 from app.errors import ModelNotFoundError, SettingsError
-from app.fleet.spec import ModelSpec
 from app.live.guards import policy_for
-from app.live.reload import Reload, first_snapshot
+from app.live.inputs import first_inputs
 from app.live.resolve import resolve
-from app.live.snapshot import Live, Overrides, Snapshot
-from app.manifest.schema import Manifest
+from app.live.snapshot import Overrides, Snapshot
+from app.manifest.load import Loaded
+from app.manifest.problems import ManifestProblems
 from app.settings import Settings
+from tests.support.gguf import minimal_gguf
+from tests.support.manifest import loaded
 
 HOST = Host(cores=8, can_offload=True)
 MODELS: dict[str, Any] = {
@@ -26,19 +28,20 @@ MODELS: dict[str, Any] = {
 }
 
 
-def manifest(**more: Any) -> Manifest:
-    return Manifest.model_validate({"version": 1, "default_model": "a", "models": MODELS} | more)
+def manifest(**more: Any) -> Loaded:
+    return loaded("a", MODELS, **more)
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "models" / "custom").mkdir(parents=True)
-    (tmp_path / "models" / "a.gguf").write_bytes(b"GGUF")
+    (tmp_path / "models" / "a.gguf").write_bytes(minimal_gguf())
     return Settings(manifest=tmp_path / "airlab.yaml", profile=None, n_gpu_layers=None)
 
 
 def snapshot(settings: Settings, *, overrides: Overrides | None = None, **more: Any) -> Snapshot:
-    return resolve(manifest(**more), settings, HOST, overrides or Overrides(), {}, generation=1)
+    inputs = first_inputs(manifest(**more), settings, HOST)
+    return resolve(replace(inputs, overrides=overrides or Overrides()), generation=1)
 
 
 @pytest.mark.parametrize("name", ["a", "gpt-4o", "org/a:latest", "default", None, ""])
@@ -94,79 +97,13 @@ def test_engines_share_the_cores_and_leave_one(settings: Settings) -> None:
     assert snapshot(settings, profiles={"p": {"max_loaded": 32}}).models["a"].run.threads == 1
 
 
-class RememberingFleet:
-    """Keeps what it was told to want."""
-
-    def __init__(self) -> None:
-        self.wanted: list[Mapping[str, ModelSpec]] = []
-
-    def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int) -> None:
-        assert max_loaded == 1
-        self.wanted.append(models)
-
-
-@pytest.fixture
-def live(settings: Settings) -> Live:
-    return Live(first_snapshot(manifest(), settings, HOST))
-
-
-@pytest.fixture
-def fleet() -> RememberingFleet:
-    return RememberingFleet()
-
-
-@pytest.fixture
-def reload(live: Live, fleet: RememberingFleet, settings: Settings) -> Reload:
-    return Reload(live, fleet, settings, HOST)  # type: ignore[arg-type] # all that it asks of a fleet
-
-
-def test_look_that_finds_nothing_new_changes_nothing(live: Live, fleet: RememberingFleet, reload: Reload) -> None:
-    before = live.current
-    reload.look_again()
-    assert live.current is before
-    assert fleet.wanted == []
-
-
-def test_file_that_comes_is_in_force_and_the_fleet_hears_of_it(
-    live: Live, fleet: RememberingFleet, reload: Reload, settings: Settings
-) -> None:
-    assert live.current.models["b"].run.weights is None
-    (settings.home / "models" / "custom" / "b.gguf").write_bytes(b"GGUF of b")
-    reload.look_again()
-    found = live.current.models["b"].run.weights
-    assert found is not None
-    assert found.size_bytes == 9
-    assert live.current.generation == 2
-    assert fleet.wanted == [live.current.models]
-
-
-def test_file_that_was_replaced_is_another_run(live: Live, reload: Reload, settings: Settings) -> None:
-    before = live.current.models["a"].run
-    (settings.home / "models" / "a.gguf").write_bytes(b"GGUF, but longer")
-    reload.look_again()
-    assert live.current.models["a"].run != before
-
-
-def test_folder_in_the_place_of_a_file_counts_as_missing(live: Live, reload: Reload, settings: Settings) -> None:
-    (settings.home / "models" / "custom" / "b.gguf").mkdir()
-    reload.look_again()
-    assert live.current.models["b"].run.weights is None
-
-
-def test_switch_changes_the_default_and_restarts_nothing(live: Live, reload: Reload) -> None:
-    runs = {key: spec.run for key, spec in live.current.models.items()}
-    reload.choose_model("b")
-    assert live.current.key_of(None) == "b"
-    assert {key: spec.run for key, spec in live.current.models.items()} == runs
-
-
 def test_root_that_links_into_airlabs_own_folder_is_refused(tmp_path: Path) -> None:
     """A link must not open to tools what its target's name would not: the conversations and the audit lie there."""
     state = tmp_path / ".airlab"
     state.mkdir()
     (tmp_path / "workspace").symlink_to(state)
 
-    with pytest.raises(SettingsError, match="AirLab's own"):
+    with pytest.raises(ManifestProblems, match="AirLab's own"):
         policy_for(manifest(), tmp_path, state)
 
 
@@ -178,5 +115,5 @@ def test_airlabs_own_folders_are_protected_below_any_root(tmp_path: Path) -> Non
 
 
 def test_unknown_tool_is_named_with_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no tool rm_rf; there are .*read_file"):
+    with pytest.raises(ManifestProblems, match=r"(?s)there is no tool 'rm_rf'.*allowed: .*read_file"):
         policy_for(manifest(tools={"builtin": ["rm_rf"]}), tmp_path, tmp_path / ".airlab")

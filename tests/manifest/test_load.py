@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import ManifestError
-from app.manifest.load import MAX_BYTES, Loaded, parse_manifest, read_manifest
+from app.manifest.load import MAX_BYTES, Loaded, parse_manifest, read_manifest, read_sidecar
 from app.manifest.problems import MAX_PROBLEMS, ManifestProblems, Problem
 
 SHIPPED = Path(__file__).parents[2] / "airlab.yaml"
@@ -168,7 +168,9 @@ def test_unknown_key_far_from_every_other_lists_what_there_is() -> None:
     problem = only("zzz: 1\n" + GOOD)
 
     assert problem.suggestion is None
-    assert problem.allowed == "version, server, defaults, chat, default_model, profiles, models, tools, policy"
+    assert (
+        problem.allowed == "version, server, defaults, chat, default_model, profiles, models, finetuned, tools, policy"
+    )
 
 
 def test_more_problems_than_anybody_reads_are_counted() -> None:
@@ -254,3 +256,38 @@ def test_fault_026_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytes
 def test_a_path_that_no_file_can_have_is_refused() -> None:
     with pytest.raises(ManifestError, match="cannot be read: embedded null byte"):
         read_manifest(Path("air\0lab.yaml"))
+
+
+def test_folder_for_finetunes_lies_below_models() -> None:
+    assert load(GOOD).manifest.finetuned.directory == "models/custom"
+    assert load(GOOD + "finetuned: {directory: models/my/own}\n").manifest.finetuned.directory == "models/my/own"
+
+
+@pytest.mark.parametrize(
+    "directory", ["models", "models/", "custom", "/models/a", "models/../a", "models/.a", "models\\a"]
+)
+def test_folder_for_finetunes_elsewhere_is_refused(directory: str) -> None:
+    """What lies in it is read, and its names are shown."""
+    problem = only(GOOD + f"finetuned: {{directory: '{directory}'}}\n")
+
+    assert problem.path == ("finetuned", "directory")
+    assert "must be a folder below models/, such as models/custom" in problem.message
+
+
+def test_sidecar_is_read_as_strictly_as_a_model_in_the_manifest(tmp_path: Path) -> None:
+    file = tmp_path / "custom" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("description: Mine\ncontext_length: 8k\nbase_model: other\n")
+    section = read_sidecar(file)
+    assert (section.description, section.context_length, section.base_model) == ("Mine", 8192, "other")
+
+    file.write_text("context_length: 1\nparalel: 2\nfilename: a.gguf\n")
+    with pytest.raises(ManifestProblems) as caught:
+        read_sidecar(file)
+    assert [(p.path, p.line) for p in caught.value.problems] == [(("context_length",), 1), (("paralel",), 2)]
+    assert "custom/mine.yaml:1:17: context_length: 1 is below" in caught.value.message
+    assert str(tmp_path) not in caught.value.message, "it is shown to whoever may list models"
+
+    file.write_text("filename: a.gguf\n")
+    with pytest.raises(ManifestProblems, match=r"mine.yaml:1:1: filename: may not stand in a file beside a model"):
+        read_sidecar(file)

@@ -310,7 +310,7 @@ def test_5_4_unknown_path_is_a_404_in_shape(fake: Service, path: str) -> None:
             ("GET", path)
             for path in (CHAT, COMPLETIONS, EMBEDDINGS, "/model/switch", "/shutdown", "/models/small/load")
         ),
-        *(("POST", path) for path in (MODELS, "/v1/models/small", "/health", "/models", "/ps")),
+        *(("POST", path) for path in (MODELS, "/v1/models/small", "/health", "/manifest", "/ps")),
         *(("DELETE", path) for path in (CHAT, MODELS, "/v1/models/small", "/health", "/model/switch")),
     ],
 )
@@ -318,7 +318,7 @@ def test_5_4_wrong_method_is_a_405_in_shape_that_names_the_right_one(fake: Servi
     answer = fake.http.request(method, path)
 
     assert error_of(answer, 405)["type"] == "invalid_request_error"
-    assert ("GET" if path in {MODELS, "/v1/models/small", "/health", "/models", "/ps"} else "POST") in answer.headers[
+    assert ("GET" if path in {MODELS, "/v1/models/small", "/health", "/manifest", "/ps"} else "POST") in answer.headers[
         "allow"
     ]
 

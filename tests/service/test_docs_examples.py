@@ -60,7 +60,11 @@ def test_example_answers_as_a_reader_expects(shipped: Service, place: str, comma
         argv = [*shlex.split(command.replace("\\\n", " ").replace(SHOWN_AT, shipped.url)), "-sS", "--fail-with-body"]
     else:
         argv = [sys.executable, "-m", "app", *shlex.split(command, comments=True)[1:]]
-    environment = {"PATH": os.environ["PATH"], "AIRLAB_PORT": shipped.url.rpartition(":")[2]}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "AIRLAB_PORT": shipped.url.rpartition(":")[2],
+        "AIRLAB_MANIFEST": str(shipped.log_file.with_name("airlab.yaml")),
+    }
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=BOUND_S, check=False)
 
     assert done.returncode == 0, f"{place}: {done.stdout}{done.stderr}"

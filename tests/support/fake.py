@@ -17,7 +17,10 @@ def fake_llama_server_command(folder: Path) -> Path:
     command = folder / "llama-server"
     # Isolated and without site-packages: it starts faster, and no PYTHONPATH of the test reaches it.
     python = shlex.join([sys.executable, "-I", "-S", str(ENTRY)])
-    command.write_text(f'#!/bin/sh\nexec {python} "$@"\n')
+    # AirLab asks for devices at every start: the shell answers, which takes no time.
+    listed = r"Available devices:\n  FAKE0: Fake GPU (8192 MiB, 8000 MiB free)\n"
+    devices = f'[ "$1" = --list-devices ] && printf "{listed}" && exit'
+    command.write_text(f'#!/bin/sh\n{devices}\nexec {python} "$@"\n')
     command.chmod(0o755)
     return command
 

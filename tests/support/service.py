@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from tests.support.fake import fake_llama_server_command, write_fault
+from tests.support.gguf import minimal_gguf
 
 EngineKind = Literal["embedded", "real", "fake"]
 Section = Mapping[str, Any]
@@ -189,7 +190,7 @@ class Lab:
     def lay_weights(self, key: str) -> None:
         """Put the model's file where the manifest says."""
         if self.engine == "fake":
-            self.weights(key).write_bytes(b"GGUF")
+            self.weights(key).write_bytes(minimal_gguf())
             return
         assert MODEL_FILE.is_file(), f"{MODEL_FILE} is missing; to fix: run make setup"
         self.weights(key).symlink_to(MODEL_FILE)

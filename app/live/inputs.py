@@ -1,0 +1,75 @@
+"""Takes the inputs of a snapshot as they are on this machine now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.devices.probe import Host, probe_host
+from app.engines.native import NativeEngine
+from app.live.guards import policy_for
+from app.live.resolve import Inputs, resolve
+from app.live.snapshot import Snapshot
+from app.manifest.load import Loaded
+from app.manifest.schema import Manifest
+from app.settings import Settings
+from app.weights.inventory import HeaderCache, Inventory, take_inventory
+
+
+def probe(engine: NativeEngine) -> Host:
+    """This machine, its GPUs as far as the engine that would run can use them. Raises EngineError without an engine."""
+    return probe_host(can_offload=engine.can_offload, engine=engine.program())
+
+
+def models_dir(settings: Settings) -> Path:
+    """Where model files lie: ``models/`` beside the manifest."""
+    return settings.home / "models"
+
+
+def finetuned_dir(manifest: Manifest, settings: Settings) -> Path:
+    """Where fine-tunes are dropped: a folder below ``models_dir``."""
+    return settings.home / manifest.finetuned.directory
+
+
+def look_for_weights(
+    manifest: Manifest, settings: Settings, headers: HeaderCache | None = None, *, read_headers: bool = True
+) -> Inventory:
+    """What is on disk now; ``headers`` and ``read_headers`` as ``take_inventory`` has them. For a thread."""
+    names = (name for model in manifest.models.values() for name in (model.filename, *model.adapters) if name)
+    return take_inventory(
+        models_dir(settings),
+        names,
+        finetuned_dir=finetuned_dir(manifest, settings),
+        headers=headers,
+        read_headers=read_headers,
+    )
+
+
+def first_inputs(
+    loaded: Loaded,
+    settings: Settings,
+    host: Host,
+    *,
+    closed: str | None = None,
+    headers: HeaderCache | None = None,
+    read_headers: bool = True,
+) -> Inputs:
+    """The inputs as they are before anything was changed by request.
+
+    Args:
+        loaded: The manifest.
+        settings: The environment.
+        host: This machine.
+        closed: Why no tool may run whatever the manifest says, if so.
+        headers: What is known of model files.
+        read_headers: Whether to look into those that are not known.
+
+    Raises:
+        ManifestProblems: The policy cannot come into force.
+    """
+    weights = look_for_weights(loaded.manifest, settings, headers, read_headers=read_headers)
+    return Inputs(loaded, settings, host, weights, policy_for(loaded, settings.home, settings.state, closed=closed))
+
+
+def first_snapshot(loaded: Loaded, settings: Settings, host: Host) -> Snapshot:
+    """What a start would put in force. Raises as ``resolve`` does."""
+    return resolve(first_inputs(loaded, settings, host), generation=1)

@@ -1,0 +1,92 @@
+"""Builds GGUF files byte by byte, good ones and broken ones, for tests that read headers or need a model's file."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+ALIGNMENT = 32
+F32 = 0
+
+Value = str | bool | int | float | bytes
+"""What stands under a key; bytes stand there as they are, their type first."""
+
+
+class Tensor(NamedTuple):
+    """One entry of the list of tensors, with whatever numbers the test wants."""
+
+    name: str
+    shape: tuple[int, ...] = (8,)
+    kind: int = F32
+    offset: int = 0
+
+
+def u32(*numbers: int) -> bytes:
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def u64(*numbers: int) -> bytes:
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def text(value: str | bytes) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return u64(len(data)) + data
+
+
+def texts(values: Iterable[str | bytes]) -> bytes:
+    """A list of texts, as the value of a key."""
+    parts = [text(value) for value in values]
+    return u32(9, 8) + u64(len(parts)) + b"".join(parts)
+
+
+def numbers(*values: int) -> bytes:
+    """A list of u32, as the value of a key."""
+    return u32(9, 4) + u64(len(values)) + u32(*values)
+
+
+def value(given: Value) -> bytes:
+    """A value with its type before it."""
+    match given:
+        case bytes():
+            return given
+        case bool():
+            return u32(7) + bytes([given])
+        case str():
+            return u32(8) + text(given)
+        case int():
+            return u32(4, given)
+        case _:
+            return u32(6) + struct.pack("<f", given)
+
+
+def gguf(
+    keys: Mapping[str, Value] | Iterable[tuple[str, Value]],
+    tensors: Iterable[Tensor] = (Tensor("t"),),
+    *,
+    data: bytes = bytes(64),
+    version: int = 3,
+) -> bytes:
+    """A whole file: header, list of tensors, padding, and the tensors' data."""
+    pairs = list(keys.items() if isinstance(keys, Mapping) else keys)
+    listed = list(tensors)
+    built = b"GGUF" + u32(version) + u64(len(listed), len(pairs))
+    built += b"".join(text(key) + value(given) for key, given in pairs)
+    for tensor in listed:
+        built += text(tensor.name) + u32(len(tensor.shape)) + u64(*tensor.shape) + u32(tensor.kind) + u64(tensor.offset)
+    return built + bytes(-len(built) % ALIGNMENT) + data
+
+
+def minimal_gguf(**keys: Value) -> bytes:
+    """The smallest file that says it is a model; nothing can be generated with it. Dots are written as ``__``."""
+    said: dict[str, Value] = {"general.architecture": "llama", "general.type": "model"}
+    return gguf(said | {key.replace("__", "."): given for key, given in keys.items()})
+
+
+def minimal_adapter(base_name: str | None = None, *, architecture: str = "llama") -> bytes:
+    """The smallest file that says it is a LoRA adapter, of the model of that name."""
+    said: dict[str, Value] = {"general.architecture": architecture, "general.type": "adapter", "adapter.type": "lora"}
+    if base_name is not None:
+        said |= {"general.base_model.count": 1, "general.base_model.0.name": base_name}
+    return gguf(said)
