@@ -97,6 +97,10 @@ class ToolNotFoundError(AirLabError):
     """No tool goes by that name, or it is not offered."""
 
 
+class ApprovalNotFoundError(AirLabError):
+    """Nothing waits for that answer, or not for this caller's."""
+
+
 class SessionNotFoundError(AirLabError):
     """This caller has no session of that id."""
 

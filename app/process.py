@@ -70,19 +70,26 @@ class Child:
 
     @classmethod
     async def spawn(
-        cls, argv: Sequence[str], *, environment: Mapping[str, str], cwd: Path, pass_fds: Sequence[int] = ()
+        cls,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        cwd: Path,
+        pass_fds: Sequence[int] = (),
+        talk_fd: int | None = None,
     ) -> Child:
         """Start a program with exactly this environment; both its outputs go to ``log``.
 
         ``pass_fds`` are the only descriptors of ours that it gets, under the same numbers. Its standard input stays
-        open as long as we live: a program that watches it learns of our death anywhere.
+        open as long as we live: a program that watches it learns of our death anywhere. Where ``talk_fd`` is given, a
+        socket, its standard input and output are that, and only its standard error goes to ``log``.
 
         Raises:
             EngineError: The operating system refused.
         """
         if threading.current_thread() is not threading.main_thread():
             raise EngineError("a child started from a side thread would be killed when that thread ends")
-        starting = asyncio.create_task(cls._spawn(argv, environment, cwd, pass_fds))
+        starting = asyncio.create_task(cls._spawn(argv, environment, cwd, pass_fds, talk_fd))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -92,7 +99,12 @@ class Child:
 
     @classmethod
     async def _spawn(
-        cls, argv: Sequence[str], environment: Mapping[str, str], cwd: Path, pass_fds: Sequence[int]
+        cls,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: Path,
+        pass_fds: Sequence[int],
+        talk_fd: int | None,
     ) -> Child:
         pipes: list[int] = []
         try:
@@ -102,8 +114,8 @@ class Child:
             pipes += ours
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *argv),
-                stdin=stdin_read,
-                stdout=log_write,
+                stdin=stdin_read if talk_fd is None else talk_fd,
+                stdout=log_write if talk_fd is None else talk_fd,
                 stderr=log_write,
                 env=dict(environment),
                 cwd=cwd,

@@ -18,7 +18,7 @@ from app.fleet.fleet import Fleet
 from app.fleet.states import Limits
 from app.gate import Gate
 from app.journal import Fact, Journal, Trouble
-from app.live.guards import builtin_tools
+from app.live.guards import Joined, builtin_tools, in_force
 from app.live.inputs import finetuned_dir, first_inputs, models_dir, probe
 from app.live.reload import Reload
 from app.manifest.load import Loaded
@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.store.audit import Audit
 from app.store.db import Database
 from app.store.sessions import Sessions
+from app.tools.mcp import McpServers
 from app.tools.toolbox import Toolbox
 from app.weights.inventory import HeaderCache
 
@@ -106,9 +107,12 @@ class Service:
         self.toolbox = Toolbox(self.journal, [spec.entry for spec in builtin_tools().values()])
         headers = HeaderCache()
         inputs = first_inputs(loaded, settings, host, closed=closed, headers=headers, read_headers=False)
-        self.reload = Reload(inputs, self.fleet, self.toolbox, self.journal, headers=headers)
-        self.live = self.reload.live
-        self.gate = Gate(lambda: self.live.current.policy, self.toolbox, self.audit, self.journal)
+        self.servers = McpServers(self.journal, settings.home)
+        self.reload = Reload(inputs, self.fleet, self.toolbox, self.servers, self.journal, headers=headers)
+        self.live, joined = self.reload.live, Joined(self.servers.specs)
+        self.gate = Gate(
+            lambda: joined(in_force(self.live.current)), self.toolbox, self.audit, self.journal, servers=self.servers
+        )
         self.chat = Chat(self.live, self.fleet, self.sessions, self.gate)
         self.request_exit: Callable[[], None] = lambda: None
         """Asks whoever runs the service to stop it; set by them."""
@@ -169,6 +173,8 @@ class Service:
 
     async def _stop(self, drain_s: float) -> bool:
         """Turns first, since they need models and tools to their end; then requests and engines; the store last."""
+        # A question that nobody will answer any more must not use up the time that turns have to end.
+        self.gate.approvals.close()
         await self._watcher.close()
         await self.reload.close()
         ends_s = time.monotonic() + drain_s
@@ -178,7 +184,7 @@ class Service:
             left = (key for key, status in self.fleet.status().items() if status.pid is not None)
             self.journal.note(EnginesLeft(", ".join(left)))
         try:
-            await self.toolbox.close()
+            await asyncio.gather(self.toolbox.close(), self.servers.close())
             # What is left of a turn has no model and no tool any more: it marks itself and ends.
             await self.chat.drained(within_s=_MARK_S, hurried=asyncio.Event())
             await self.database.close()

@@ -3,79 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from app.gate import AuditFailed, Gate, ToolDenied, ToolRan
-from app.journal import Fact, Journal
-from app.messages import ToolCall, ToolResult
-from app.policy.rules import Policy, Root
-from app.store.audit import Intent
-from app.tools.base import Limits, discover
-from app.tools.toolbox import Toolbox
-from tests.tools import canaries
-
-BOUND_S = 30
-
-
-@dataclass
-class FakeAudit:
-    """Remembers what it was told; fails when it is asked to."""
-
-    intents: list[Intent] = field(default_factory=list)
-    ends: list[tuple[int, str]] = field(default_factory=list)
-    fail_intend: Exception | None = None
-    fail_record: Exception | None = None
-
-    async def intend(self, intent: Intent) -> int:
-        if self.fail_intend is not None:
-            raise self.fail_intend
-        self.intents.append(intent)
-        return len(self.intents)
-
-    async def record(self, audit_id: int, *, status: str, duration_s: float, result_bytes: int) -> None:
-        if self.fail_record is not None:
-            raise self.fail_record
-        assert duration_s >= 0
-        assert result_bytes > 0
-        self.ends.append((audit_id, status))
-
-
-class House:
-    """A gate and what it stands on."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.facts: list[Fact] = []
-        self.audit = FakeAudit()
-        self.policy = Policy(
-            discover() | {"spin": canaries.spin.spec, "crash": canaries.crash.spec},
-            roots=(Root(PurePosixPath(root), "read"),),
-            protected=(),
-        )
-        journal = Journal()
-        journal.subscribe(self.facts.append)
-        self.toolbox = Toolbox(journal, [spec.entry for spec in self.policy.tools.values()], warm=1)
-        self.gate = Gate(lambda: self.policy, self.toolbox, self.audit, journal)
-
-    async def call(self, name: str, arguments: dict[str, Any] | str) -> tuple[ToolResult, dict[str, Any]]:
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        async with asyncio.timeout(BOUND_S):
-            result = await self.gate.call(ToolCall("call_1", name, text), actor="key", session="s", turn=3)
-        return result, json.loads(result.content)
+from app.gate import ToolDenied, ToolRan, ToolResultReused
+from app.ledger import AuditFailed
+from app.tools.base import Limits
+from app.turnguard import TurnGuard
+from tests.support.gate import BOUND_S, House
 
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     house = House(tmp_path)
     yield house
-    async with asyncio.timeout(BOUND_S):
-        await house.toolbox.close()
+    await house.close()
 
 
 async def test_allowed_call_is_audited_before_and_after(house: House) -> None:
@@ -88,7 +34,7 @@ async def test_allowed_call_is_audited_before_and_after(house: House) -> None:
     assert (intent.actor, intent.session, intent.turn, intent.tool) == ("key", "s", 3, "read_file")
     assert (intent.verdict, intent.arguments) == ("allow", result.call.arguments)
     assert house.audit.ends == [(1, "ok")]
-    assert [type(fact) for fact in house.facts] == [ToolRan]
+    assert [fact.tool for fact in house.noted(ToolRan)] == ["read_file"]
 
 
 async def test_denied_tool_call_reaches_the_model_with_its_reason(house: House) -> None:
@@ -218,15 +164,128 @@ async def test_fault_095_text_that_looks_like_a_chat_template_is_escaped(house: 
 
 
 def test_offer_says_which_tools_are_missing_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    house = House(tmp_path)
+    house = House(tmp_path, access="write")
     assert {spec.name for spec in house.gate.offered()[0]} == set(house.policy.tools)
     assert house.gate.offered()[1] == ""
+    assert house.gate.gaps() == {}
 
     monkeypatch.setattr(house.toolbox, "why_not", lambda confinement: "no x" if confinement.kind == "net" else None)
     specs, why_not = house.gate.offered()
     assert "lookup_hostname" not in {spec.name for spec in specs}
-    assert why_not == "without lookup_hostname: no x"
+    assert why_not == "without lookup_hostname, measure_http_latency: no x"
+    assert house.gate.gaps() == {"net": "no x"}
 
     house.policy = replace(house.policy, tools={})
     assert house.gate.offered()[0] == ()
     assert "tools.builtin" in house.gate.offered()[1]
+
+
+async def test_tool_that_cannot_run_here_is_denied_by_whoever_calls_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not offered can be asked for all the same."""
+    monkeypatch.setattr(house.toolbox, "why_not", lambda confinement: "no Landlock here")
+    result, said = await house.call("get_current_time", {})
+
+    assert result.status == "denied"
+    assert "no Landlock here" in said["error"]
+    assert house.audit.rows == [("get_current_time", "deny", None, "denied")]
+
+
+async def test_call_without_the_kernels_wall_says_so_in_the_audit(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.policy = replace(house.policy, sandbox="degraded")
+    monkeypatch.setattr(house.toolbox, "enforced", lambda: {"fs_read": "no Landlock here", "net": None})
+    await house.call("get_current_time", {})
+
+    assert house.audit.intents[0].verdict == "allow"
+    assert house.audit.intents[0].reason.endswith("(not confined by the kernel: no Landlock here)")
+    assert house.gate.gaps() == {"fs_read": "no Landlock here"}
+
+
+async def test_tools_that_are_switched_off_are_denied_with_the_switch(house: House) -> None:
+    house.policy = replace(house.policy, tools={}, closed="tools are switched off")
+    result, said = await house.call("get_current_time", {})
+
+    assert result.status == "denied"
+    assert "tools are switched off" in said["error"]
+
+
+async def test_kept_result_spares_the_run_and_not_the_judge(house: House) -> None:
+    tools = house.policy.tools
+    keeping = replace(tools["get_current_time"], cache_s=60.0)
+    house.policy = replace(house.policy, tools={**tools, "get_current_time": keeping})
+    first, _ = await house.call("get_current_time", {})
+    again, _ = await house.call("get_current_time", '{"timezone": null}')
+
+    assert (again.content, again.status, again.ran) == (first.content, "ok", True)
+    assert house.noted(ToolResultReused) == [ToolResultReused("get_current_time")]
+    assert len(house.audit.intents) == len(house.noted(ToolRan)) == 1
+
+    house.policy = replace(house.policy)
+    await house.call("get_current_time", {})
+    assert len(house.noted(ToolRan)) == 2, "a reload forgets what was kept"
+
+
+async def test_failure_is_not_kept(house: House) -> None:
+    crash = replace(house.policy.tools["crash"], cache_s=60.0)
+    house.policy = replace(house.policy, tools={"crash": crash})
+    for _ in range(2):
+        assert (await house.call("crash", {}))[1]["code"] == "worker_died"
+
+    assert len(house.audit.intents) == 2
+
+
+async def test_fault_094_same_failing_call_is_stopped_after_three_times(house: House) -> None:
+    guard = TurnGuard()
+    said = [(await house.call("read_file", {"path": f"{house.root}/none"}, guard=guard))[1] for _ in range(5)]
+
+    assert [answer["code"] for answer in said] == ["not_found"] * 3 + ["stopped"] * 2
+    assert len(house.audit.intents) == 3
+    other, _ = await house.call("get_current_time", {}, guard=guard)
+    assert other.status == "ok"
+
+
+async def test_fault_094_fifty_calls_at_once_are_all_answered(house: House) -> None:
+    (house.root / "a.txt").write_text("hello")
+    names = ["read_file", "rm_rf", "list_contents", "get_current_time", "read_file"] * 10
+    results = await asyncio.gather(
+        *(house.call(name, {"path": f"{house.root}/a.txt"} if name == "read_file" else {}) for name in names)
+    )
+
+    statuses = {
+        name: {result.status for at, (result, _) in zip(names, results, strict=True) if at == name} for name in names
+    }
+    assert statuses == {
+        "read_file": {"ok"},
+        "rm_rf": {"error"},
+        "list_contents": {"error"},
+        "get_current_time": {"ok"},
+    }
+
+
+async def test_turn_without_time_left_runs_nothing_more(house: House) -> None:
+    result, said = await house.call("get_current_time", {}, deadline_s=0.0)
+
+    assert (result.status, said["code"], result.ran) == ("error", "turn_timeout", False)
+    assert house.audit.intents == []
+
+
+async def test_call_ends_with_its_turn(house: House) -> None:
+    """A turn may end before the call's own limit does."""
+    result, said = await house.call("spin", {}, deadline_s=time.monotonic() + 1.0)
+
+    assert result.status == "error"
+    assert said["code"] in {"timeout", "turn_timeout"}
+    assert house.audit.rows == [("spin", "allow", None, "error")]
+    assert not house.toolbox._running
+
+
+async def test_tools_own_limit_counts_before_the_policys(house: House) -> None:
+    spin = replace(house.policy.tools["spin"], timeout_s=0.3)
+    house.policy = replace(house.policy, tools={"spin": spin}, limits=Limits(call_s=600))
+    _, said = await house.call("spin", {})
+
+    assert said["code"] == "timeout"
+    assert "300 ms" in said["error"]

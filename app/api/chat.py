@@ -72,6 +72,8 @@ class ChatRequest(Struct):
     session_id: SessionId | None = None
     model: str | None = None
     tool_choice: str | dict[str, Any] | None = None
+    approvals: bool = False
+    """Whether a person follows who can answer what the events ask (POST /approvals/{id})."""
 
 
 @post("/chat", opt={"scope": Scope.USE}, status_code=200)
@@ -117,6 +119,7 @@ async def _turn_request(service: Service, data: ChatRequest) -> TurnRequest:
         system_prompt=data.system_prompt,
         enable_tools=data.enable_tools,
         tool_choice=_tool_choice(snapshot, data),
+        approvals=data.approvals,
     )
 
 

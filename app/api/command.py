@@ -14,6 +14,7 @@ from litestar import Request, Response, post
 from litestar.params import JSONBody
 from msgspec import Struct
 
+from app.api import walls
 from app.api.auth import Scope
 from app.devices.memory import gpu_memory, memory_words
 from app.errors import AirLabError, BadRequestError
@@ -22,10 +23,6 @@ from app.service import Service
 _ON = frozenset({"on", "true", "yes", "1"})
 _OFF = frozenset({"off", "false", "no", "0"})
 _SYSTEM_CHARACTERS = 32_768
-_ENFORCED = (
-    "enforced: the policy, paths opened below the roots by the kernel (openat2), a process with resource limits for "
-    "each call"
-)
 
 
 class CommandRequest(Struct):
@@ -129,7 +126,8 @@ async def _tools(service: Service, value: str | None) -> Outcome:
     switch = "on" if service.live.current.tools_on else "off"
     names = ", ".join(tool.name for tool in offered)
     details = f"{len(offered)} offered: {names}" if offered else "none offered"
-    return Outcome(f"tools are {switch}; {details}{f'; {why_not}' if why_not else ''}; {_ENFORCED}", switch)
+    enforced = walls.in_words(service.gate.enforced())
+    return Outcome(f"tools are {switch}; {details}{f'; {why_not}' if why_not else ''}; {enforced}", switch)
 
 
 COMMANDS: dict[str, Callable[[Service, str | None], Awaitable[Outcome]]] = {

@@ -41,6 +41,7 @@ _TABLE: tuple[tuple[type[errors.AirLabError], int, str, str | None], ...] = (
     (errors.WeightsMissingError, 404, "invalid_request_error", "model_not_found"),
     (errors.WeightsBrokenError, 503, "server_error", "model_unavailable"),
     (errors.ToolNotFoundError, 404, "invalid_request_error", "tool_not_found"),
+    (errors.ApprovalNotFoundError, 404, "invalid_request_error", "approval_not_found"),
     (errors.ManifestRefusedError, 400, "invalid_request_error", "manifest_refused"),
     (errors.ManifestEditError, 409, "invalid_request_error", "manifest_not_editable"),
     (errors.ManifestReadOnlyError, 409, "invalid_request_error", "manifest_read_only"),

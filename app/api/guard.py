@@ -49,7 +49,9 @@ class EdgePolicy:
     cors_origins: frozenset[str] = frozenset()
     """Origins whose pages may call us, besides our own."""
     body_limit_bytes: int = MIB
-    body_limits_bytes: Mapping[str, int] = field(default_factory=lambda: {"/v1": 8 * MIB, "/chat": 8 * MIB})
+    body_limits_bytes: Mapping[str, int] = field(
+        default_factory=lambda: {"/v1": 8 * MIB, "/chat": 8 * MIB, "/tools": 8 * MIB}
+    )
     """Limits of their own for these paths and all below them."""
     header_limit_bytes: int = 32 * KIB
     header_count: int = 100

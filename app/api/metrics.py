@@ -7,6 +7,7 @@ from typing import Any
 
 from litestar import Request, Response, get
 
+from app.api import walls
 from app.api.auth import Scope
 from app.fleet.states import State
 from app.service import Service
@@ -49,6 +50,9 @@ def _lines(service: Service) -> Iterator[str]:
     yield from _family("model_busy_slots", "gauge", "Slots of a model that serve a request.", busy)
     waiting = [(f'{{model="{key}"}}', now.waiting) for key, now in status.items()]
     yield from _family("model_waiting_requests", "gauge", "Requests that wait for a model.", waiting)
+    enforced = walls.samples(service.gate.enforced())
+    words = "1 where the kernel confines tools of a class, tried at start."
+    yield from _family("sandbox_enforced", "gauge", words, enforced)
 
 
 def _family(name: str, kind: str, words: str, samples: Iterable[tuple[str, float]]) -> Iterator[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.api import walls
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State
 from app.fleet.status import ModelStatus
 from app.live.reload import Attempt
 from app.live.snapshot import Snapshot
+from app.tools.base import WorkerKind
 
 _COPIED = (
     *("filename", "description", "recommended", "is_finetuned", "context_length", "vram_estimate", "usage"),
@@ -20,12 +22,23 @@ _TROUBLED = frozenset({State.FAILED, State.COOLING, State.STUCK})
 
 
 def health(
-    snapshot: Snapshot, status: Mapping[str, ModelStatus], last: Attempt, *, stopping: bool, details: bool
+    snapshot: Snapshot,
+    status: Mapping[str, ModelStatus],
+    last: Attempt,
+    *,
+    stopping: bool,
+    details: bool,
+    gaps: Mapping[WorkerKind, str] | None = None,
 ) -> dict[str, Any]:
-    """The body of /health; without ``details`` its first three fields, which is what a caller without a key sees."""
+    """The body of /health; without ``details`` its first three fields, which is what a caller without a key sees.
+
+    ``gaps`` are the kinds of tool worker in force that the kernel does not confine, with why.
+    """
     key = snapshot.chosen_model
     spec, now = snapshot.models[key], status[key]
     troubles = list(_troubles(snapshot, spec, now, last, stopping=stopping, details=details))
+    unconfined = None if stopping else walls.trouble(gaps or {}, details=details)
+    troubles += [unconfined] if unconfined is not None else []
     message = "; ".join(troubles) or f"{key} is {now.state}"
     body: dict[str, Any] = {"status": "degraded" if troubles else "ok", "message": message, "model_key": key}
     if details:

@@ -15,6 +15,8 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
 
 from app.api import pages
+from app.api.approvals import answer_approval, approvals
+from app.api.audit import audit
 from app.api.auth import Auth, Scope
 from app.api.chat import chat, session
 from app.api.command import command
@@ -23,6 +25,7 @@ from app.api.errors import litestar_handler
 from app.api.events import events
 from app.api.manifest import manifest, reload_manifest
 from app.api.metrics import metrics
+from app.api.tools import call_tool, tools
 from app.fleet.decide import cannot_start
 from app.service import Service
 from app.units import format_duration
@@ -76,6 +79,7 @@ async def health(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
         service.reload.last,
         stopping=service.stopping,
         details=may_see_details,
+        gaps=service.gate.gaps(),
     )
     return Response(body, status_code=503 if service.stopping else 200)
 
@@ -162,12 +166,14 @@ def owner_app(service: Service, auth: Auth) -> Litestar:
             *(health, models, running, switch, load, unload, shutdown, metrics, events),
             *(chat, session, command, manifest, reload_manifest),
             *(add_model, remove_model, add_tool, remove_tool),
+            *(tools, call_tool, approvals, answer_approval, audit),
         ],
         guards=[_scope_guard],
         exception_handlers={Exception: litestar_handler},
         openapi_config=OpenAPIConfig(
             title="AirLab",
             version="0.1.0",
+            use_handler_docstrings=True,
             openapi_router=Router("/schema", route_handlers=[], opt={"scope": Scope.USE}),
             # JSON alone: the pages that Litestar would add load their scripts from other people's servers.
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],

@@ -60,6 +60,21 @@ class ToolStarted(TurnEvent, frozen=True, kw_only=True):
     arguments: str
 
 
+class ApprovalAsked(TurnEvent, frozen=True, kw_only=True):
+    """A call waits for a person's word: POST /approvals/{id} with ``{"grant": true}`` or false; silence is a no."""
+
+    event = "approval"
+    id: str
+    call: str
+    """The id of the tool call."""
+    tool: str
+    words: str
+    """What would be done."""
+    arguments: str
+    limit_s: float
+    """Seconds that there are to answer."""
+
+
 class ToolEnded(TurnEvent, frozen=True, kw_only=True):
     """A call is answered: ``result`` is what the model is told."""
 

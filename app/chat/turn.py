@@ -7,15 +7,14 @@ one generation, never while a tool runs. A turn that does not reach its end is m
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from app.chat import events, toolmode
+from app.chat.calls import TurnCalls
 from app.chat.history import Account, Counted, cut
 from app.chat.model import Call, Models, Sampling, Usage
 from app.chat.results import with_short_results
@@ -25,16 +24,13 @@ from app.fleet.fleet import Fleet
 from app.fleet.lease import Lease, with_lease
 from app.gate import Gate
 from app.live.snapshot import Live, Snapshot
-from app.messages import Message, ToolCall, ToolResult
+from app.messages import Message, ToolCall
 from app.store.records import OpenTurn, SessionKey, TokenCount
 from app.store.sessions import Sessions, Unfinished
 from app.tools.base import ToolSpec
 
 log = logging.getLogger("airlab")
 
-_CALLS = 16
-"""Calls that one round runs; a model may write hundreds."""
-_TOO_MANY = f"Not run: at most {_CALLS} calls at a time. Ask for it again, alone."
 _WAIT_S = 540.0
 """How long a turn waits for its model at each round; below the 600 s after which common clients give up."""
 
@@ -51,6 +47,8 @@ class TurnRequest:
     system_prompt: str | None
     enable_tools: bool
     tool_choice: toolmode.Choice
+    approvals: bool = False
+    """Whether somebody listens who can allow what needs a person's word."""
 
 
 class Chat:
@@ -127,7 +125,7 @@ class _Turn:
         self._chat, self._snapshot, self._request, self._key, self._emit = chat, snapshot, request, key, emit
         self._usage = Usage()
         self._branch: list[_Item] = []
-        self._made: list[ToolCall] = []
+        self._calls = TurnCalls(chat.live, chat.gate, key, emit, may_ask=request.approvals)
         self._shown: list[str] = []
         """All the text that the client has got: the answer, and what was said before a call."""
         self._pieces = 0
@@ -185,7 +183,7 @@ class _Turn:
             answer = await self._generate(tools, choice)
             if not answer.tool_calls:
                 return answer, self._finish_reason
-            if all(any(_same(call, made) for made in self._made) for call in answer.tool_calls):
+            if all(any(_same(call, made) for made in self._calls.made) for call in answer.tool_calls):
                 # The same call once more would bring the same answer: let it speak with what it has.
                 return await self._generate((), "none"), self._finish_reason
             await self._run_tools(await self._opened(), answer)
@@ -204,7 +202,7 @@ class _Turn:
             call = Call(lease, template, self._system_prompt, tools, choice, self._request.sampling, self._usage)
             branch = await self._fitting(call)
             if call.decides_first:
-                decided = await call.decide(branch, f"call_{len(self._made)}")
+                decided = await call.decide(branch, f"call_{len(self._calls.made)}")
                 if decided is not None:
                     return Message("assistant", "", (decided,))
                 if choice != "auto":
@@ -272,44 +270,11 @@ class _Turn:
         return [item.message for item in branch[cut(branch, budget_tokens=budget) :]]
 
     async def _run_tools(self, turn: OpenTurn, answer: Message) -> None:
-        """Run the calls of one round side by side; the round goes into the store as a whole."""
-        for call in answer.tool_calls:
-            self._emit(events.ToolStarted(id=call.id, name=call.name, arguments=call.arguments))
-        results = await asyncio.gather(
-            *(self._call(turn, call) for call in answer.tool_calls[:_CALLS]),
-            *(self._refused(call, "error", _TOO_MANY) for call in answer.tool_calls[_CALLS:]),
-        )
-        self._made.extend(answer.tool_calls[:_CALLS])
+        """Run the calls of one round; the round goes into the store as a whole."""
+        results = await self._calls.run(turn.id, answer.tool_calls)
         said = [answer, *(Message("tool", result.content, tool_call_id=result.call.id) for result in results)]
         ids = await self._chat.sessions.append(turn.id, said)
         self._branch += [_Item(id_, message, None) for id_, message in zip(ids, said, strict=True)]
-
-    async def _call(self, turn: OpenTurn, call: ToolCall) -> ToolResult:
-        # Looked up at each call: the switch guards, and what was on offer when the turn began does not bind it.
-        if not self._chat.live.current.tools_on:
-            return await self._refused(call, "denied", "Denied: tools were switched off. Answer without them.")
-        result = await self._chat.gate.call(call, actor=self._key.owner, session=self._key.name, turn=turn.id)
-        return self._told(result)
-
-    async def _refused(self, call: ToolCall, status: Literal["denied", "error"], why: str) -> ToolResult:
-        content = json.dumps({"status": "error", "code": "not_run", "error": why})
-        return self._told(ToolResult(call, status, content, why, 0.0))
-
-    def _told(self, result: ToolResult) -> ToolResult:
-        call = result.call
-        self._emit(
-            events.ToolEnded(
-                id=call.id,
-                name=call.name,
-                arguments=call.arguments,
-                status=result.status,
-                result=result.content,
-                verdict=result.reason,
-                duration_s=round(result.duration_s, 4),
-                ran=result.ran,
-            )
-        )
-        return result
 
     async def _close(self, turn: OpenTurn, answer: Message, finish_reason: events.FinishReason) -> None:
         usage = self._usage

@@ -43,6 +43,15 @@ def takes(name: str, group: argparse.ArgumentParser) -> None:
         _command(commands, "list", "listing:tools", "list the tools, and which of them models are offered")
         _command(commands, "add", "edits:add_tool", "offer one more tool").add_argument("name", help="its name")
         _command(commands, "rm", "edits:remove_tool", "offer one tool less").add_argument("name", help="its name")
+        text = "call a tool of the running AirLab, under the same rules as a model"
+        call = commands.add_parser("call", help=text, description=f"{text[0].upper()}{text[1:]}.")
+        call.set_defaults(does="tools:call")
+        call.add_argument("name", help="its name")
+        call.add_argument(
+            "arguments", nargs="*", metavar="KEY=VALUE", help="its arguments; a key given twice makes a list"
+        )
+        call.add_argument("--url", help="the running AirLab (else from the manifest and the environment)")
+        call.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_model(options: argparse.Namespace) -> int:

@@ -76,7 +76,12 @@ def _parser(first: list[str]) -> argparse.ArgumentParser:
         group = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
         if first == [name]:  # its commands follow from the manifest's schema, which the others need not load
             importlib.import_module("app.cli.edits").takes(name, group)
-    for command in (ps, load, unload):
+    audit = _command(commands, "audit", "tools:audit", "show the tool calls of the running AirLab, newest first")
+    audit.add_argument("--limit", type=int, default=50, help="how many, up to 1000 (50)")
+    audit.add_argument("--tool", help="only calls of this tool")
+    audit.add_argument("--session", help="only calls in this conversation")
+    audit.add_argument("--json", action="store_true", help="print JSON")
+    for command in (ps, load, unload, audit):
         command.add_argument("--url", help="the running AirLab (else from the manifest and the environment)")
     return parser
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -45,24 +47,45 @@ def unload(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _ask(options: argparse.Namespace, method: str, path: str) -> Any:
+@contextmanager
+def connected(options: argparse.Namespace) -> Iterator[httpx.Client]:
+    """A client of the running AirLab, with the environment's key.
+
+    Raises:
+        AirLabError: None answers, or what answers is none.
+    """
     settings = read_settings()
     base = options.url or _own_url(settings)
     key = settings.admin_key or settings.api_key
     headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    # A load may take as long as it takes; the server watches its progress.
+    timeout = httpx.Timeout(5, read=None)
     try:
-        # A load may take as long as it takes; the server watches its progress.
-        timeout = httpx.Timeout(5, read=None)
         # No proxy of the environment's: the key is for AirLab alone.
-        response = httpx.request(method, base.rstrip("/") + path, headers=headers, timeout=timeout, trust_env=False)
-        body = response.json()
+        with httpx.Client(base_url=base, headers=headers, timeout=timeout, trust_env=False) as client:
+            yield client
     except (httpx.HTTPError, ValueError) as exc:
         raise AirLabError(
             f"no AirLab answers at {base}: {exc or type(exc).__name__}; is `airlab serve` running?"
         ) from exc
+
+
+def read(response: httpx.Response) -> Any:
+    """The body of an answer.
+
+    Raises:
+        AirLabError: It is an error.
+        ValueError: It is no JSON.
+    """
+    body = response.json()
     if response.is_error:
         raise AirLabError(body["error"]["message"])
     return body
+
+
+def _ask(options: argparse.Namespace, method: str, path: str) -> Any:
+    with connected(options) as client:
+        return read(client.request(method, path))
 
 
 def _own_url(settings: Settings) -> str:

@@ -17,7 +17,7 @@ from typing import Literal
 from app.errors import AirLabError, ConfirmationNeededError, PreconditionFailedError, SettingsError
 from app.fleet.fleet import Fleet
 from app.journal import Fact, Journal, Trouble, log
-from app.live.guards import policy_for
+from app.live.guards import mcp_servers, policy_for
 from app.live.inputs import look_for_weights
 from app.live.lastgood import keep_last_good
 from app.live.plan import Plan, make_plan
@@ -29,6 +29,7 @@ from app.manifest.problems import ManifestProblems, Problem
 from app.manifest.settle import Quiet, Stamp, read_settled, stamp_of
 from app.manifest.watch import Look
 from app.policy.rules import Policy, confinements
+from app.tools.mcp import McpServers
 from app.tools.toolbox import Toolbox
 from app.weights.inventory import HeaderCache, Inventory
 
@@ -85,6 +86,7 @@ class Reload:
         inputs: Inputs,
         fleet: Fleet,
         toolbox: Toolbox,
+        servers: McpServers,
         journal: Journal,
         *,
         headers: HeaderCache | None = None,
@@ -97,7 +99,8 @@ class Reload:
         self.last = Attempt(self.loaded_at_s, "committed")
         self.counts: Counter[Result] = Counter()
         """Attempts since the start, by what came of them."""
-        self._inputs, self._fleet, self._toolbox, self._journal = inputs, fleet, toolbox, journal
+        self._inputs, self._fleet, self._journal = inputs, fleet, journal
+        self._toolbox, self._servers = toolbox, servers
         self._headers, self._quiet = headers or HeaderCache(), quiet or Quiet()
         self._stamp: Stamp | None = stamp_of(inputs.settings.manifest)
         self._one_at_a_time = asyncio.Lock()
@@ -252,10 +255,12 @@ class Reload:
             problem = loaded.positions.problem(("policy", "roots"), exc.message)
             raise ManifestProblems([problem], loaded.positions.source) from exc
         try:
-            self._toolbox.keep(confinements(old.policy) | confinements(new.policy))
+            # Until the commit the old rules hold: nothing runs without a wall that they ask for.
+            degraded = "degraded" == old.policy.sandbox == new.policy.sandbox
+            self._toolbox.keep(confinements(old.policy) | confinements(new.policy), degraded=degraded)
             await self._toolbox.ready()
         except BaseException:
-            self._toolbox.keep(confinements(old.policy))
+            self._keep_tools(old)
             raise
 
     def _adopt(self, inputs: Inputs, *, is_news: bool = True) -> bool:
@@ -272,7 +277,11 @@ class Reload:
     def _tell(self) -> None:
         snapshot = self.live.current
         self._fleet.want(snapshot.models, max_loaded=snapshot.profile.section.max_loaded)
-        self._toolbox.keep(confinements(snapshot.policy))
+        self._keep_tools(snapshot)
+        self._servers.keep(mcp_servers(snapshot))
+
+    def _keep_tools(self, snapshot: Snapshot) -> None:
+        self._toolbox.keep(confinements(snapshot.policy), degraded=snapshot.policy.sandbox == "degraded")
 
     async def _keep(self) -> None:
         try:

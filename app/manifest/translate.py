@@ -8,7 +8,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -33,10 +33,16 @@ PATTERN_WORDS = {
     r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$": "letters, digits and . _ : / @ -, the first a letter or a digit",
     r"^[^\x00-\x1f]+$": "one line of text",
     r"^[^\x00]+$": "a path, without a NUL character",
+    r"^[^\x00]*$": "text without a NUL character",
     r"^https?://[^\s]+$": "a URL that begins with http:// or https://",
     r"^[A-Za-z0-9.-]+$": "a host name such as lab.example, without a port",
     r"^https?://[A-Za-z0-9.\[\]:-]+$": "an origin such as http://localhost:3000, without a path",
     r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$": "org/repo or org/repo:quantisation",
+    r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$": "up to 64 letters, digits, underscores and dashes, the first a letter or _",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "the name of an environment variable",
+    r"^[A-Za-z0-9-]+$": "letters, digits and dashes",
+    r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$": "file:function, such as orders:total",
+    r"^[\x20-\x7e]*$": "one line of plain ASCII",
 }
 """The schema's patterns in words; a pattern that is missing here is shown as it is."""
 
@@ -74,8 +80,8 @@ def translate(errors: list[ErrorDetails], positions: Positions, model: type[Base
     """
     said: dict[tuple[Path, bool], list[Words]] = {}
     for error in errors:
-        path, is_key = _yaml_path(error, positions), _KEY in error["loc"]
         loc = tuple(part for part in error["loc"] if part != _KEY)
+        path, is_key = _yaml_path(error, positions), _KEY in error["loc"] or _is_free_name(model, loc, error["type"])
         case = _Case(
             error["type"],
             error["msg"],
@@ -136,6 +142,25 @@ def _step(annotation: Any, part: str | int) -> Iterator[Any]:
         elif _is_section(member) and part in member.model_fields:
             field: FieldInfo = member.model_fields[str(part)]
             yield Annotated[field.annotation, None, *field.metadata]
+        elif (named := _free_names(member)) is not None:
+            yield get_args(named)[1]
+
+
+def _free_names(member: Any) -> Any:
+    """What a section has under names of the user's, beside its own settings: a dict's annotation, or None."""
+    return get_type_hints(member, include_extras=True)["__pydantic_extra__"] if _has_free_names(member) else None
+
+
+def _has_free_names(member: Any) -> bool:
+    return _is_section(member) and member.model_config.get("extra") == "allow"
+
+
+def _is_free_name(model: type[BaseModel], loc: Path, kind: str) -> bool:
+    """True where pydantic refuses such a name: it says so as if the name were its value."""
+    around = _sections(_annotations(model, loc[:-1])) if loc else []
+    return kind.startswith("string_") and any(
+        _has_free_names(each) and loc[-1] not in each.model_fields for each in around
+    )
 
 
 def _members(annotation: Any) -> Iterator[Any]:
@@ -318,6 +343,7 @@ TRANSLATED: dict[str, Callable[[_Case], Words]] = {
     "extra_forbidden": _unknown,
     "missing": _missing,
     "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
     "dict_type": _MAPPING,
     "list_type": _LIST,
     "string_type": _not_text,

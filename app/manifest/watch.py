@@ -73,7 +73,7 @@ class Watcher:
         """Nothing is watched before ``start``.
 
         Args:
-            look: Called in a thread; must not raise.
+            look: Called in a thread; an OSError is a look that saw nothing, as when a network is away for a moment.
             folders: The folders that matter now; those that are missing are left out.
             changed: Called on the event loop.
             journal: Learns when events cannot be had.
@@ -100,7 +100,10 @@ class Watcher:
         while True:
             moving = last.at_rest != reported.at_rest
             await self._wait(min(self._every_s, 0.5) if moving else self._every_s)
-            now = await asyncio.to_thread(self._look)
+            try:
+                now = await asyncio.to_thread(self._look)
+            except OSError:
+                continue
             at_rest = now.at_rest if now.at_rest == last.at_rest else reported.at_rest
             last, before, reported = now, reported, Look(now.at_once, at_rest)
             if reported != before:
@@ -121,8 +124,8 @@ class Watcher:
         from watchfiles import awatch  # noqa: PLC0415
 
         while True:
-            folders = await asyncio.to_thread(self._present_folders)
             try:
+                folders = await asyncio.to_thread(self._present_folders)
                 # One call wakes its thread every 50 ms; shorter steps would cost the service more than they gain.
                 async with contextlib.aclosing(
                     awatch(*folders, watch_filter=None, debounce=100, recursive=False, yield_on_timeout=True)

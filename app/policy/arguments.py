@@ -1,7 +1,7 @@
 """Reads the arguments of a call, which a model wrote and which may be anything. Pure.
 
-Checks against the schemas that ``@tool`` makes, and those alone: objects of strings, booleans, numbers and lists of
-strings. A schema from elsewhere needs a real validator.
+Checks by itself against the schemas that ``@tool`` makes: objects of strings, booleans, numbers, lists of strings, and
+what may be one of these. A schema from elsewhere gets a real validator (``app.tools.schemas``).
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from app.tools import schemas
 from app.tools.base import ToolProblem, ToolSpec, parse_path
 
-_TEXT_BYTES = 64 * 1024
+TEXT_BYTES = 64 * 1024
+"""The longest arguments of a call that writes nothing, as JSON in UTF-8."""
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "boolean": (bool,),
@@ -21,26 +23,34 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "number": (int, float),
     "array": (list,),
 }
+_WORDS: Mapping[str, str] = {
+    "string": "a text",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "array": "a list of texts",
+}
 
 
-def read_arguments(spec: ToolSpec, text: str) -> dict[str, Any]:
+def read_arguments(spec: ToolSpec, text: str, *, limit_bytes: int = TEXT_BYTES) -> dict[str, Any]:
     """The arguments of a call, as values that fit the tool's schema; an empty text means none.
+
+    Args:
+        spec: The tool.
+        text: What the model wrote.
+        limit_bytes: The longest text that is read, in UTF-8.
 
     Raises:
         ToolProblem: ``invalid_arguments`` or ``invalid_path``, with every fault that was found.
     """
+    if len(text) > limit_bytes or len(text.encode(errors="replace")) > limit_bytes:
+        sentence = f"{spec.name}: the arguments are longer than {limit_bytes // 1024} KiB. Send less."
+        raise ToolProblem("invalid_arguments", sentence)
     given = _read_object(spec, text)
-    properties: Mapping[str, Any] = spec.parameters["properties"]
-    required: list[str] = spec.parameters["required"]
+    properties: Mapping[str, Any] = spec.parameters.get("properties", {})
     # Models write null for what they leave out.
     given = {name: value for name, value in given.items() if value is not None or name not in properties}
-    faults = [_unknown(name, list(properties)) for name in given if name not in properties]
-    faults += [f"`{name}` is missing" for name in required if name not in given]
-    faults += [
-        f"`{name}` must be {_kind_in_words(properties[name])}"
-        for name, value in given.items()
-        if name in properties and not _fits(properties[name], value)
-    ]
+    faults = schemas.faults(spec.parameters, given) if spec.is_declared else _faults(spec, given)
     if faults:
         raise ToolProblem("invalid_arguments", f"{spec.name}: {'; '.join(faults)}. {_usage(spec)}")
     for name in spec.paths:
@@ -49,9 +59,19 @@ def read_arguments(spec: ToolSpec, text: str) -> dict[str, Any]:
     return given
 
 
+def _faults(spec: ToolSpec, given: Mapping[str, Any]) -> list[str]:
+    properties: Mapping[str, Any] = spec.parameters["properties"]
+    required: list[str] = spec.parameters["required"]
+    found = [_unknown(name, list(properties)) for name in given if name not in properties]
+    found += [f"`{name}` is missing" for name in required if name not in given]
+    return found + [
+        f"`{name}` must be {_kind_in_words(properties[name])}"
+        for name, value in given.items()
+        if name in properties and not _fits(properties[name], value)
+    ]
+
+
 def _read_object(spec: ToolSpec, text: str) -> dict[str, Any]:
-    if len(text) > _TEXT_BYTES or len(text.encode(errors="replace")) > _TEXT_BYTES:
-        raise ToolProblem("invalid_arguments", f"{spec.name}: the arguments are longer than 64 KiB. Send less.")
     try:
         value = json.loads(text or "{}", object_pairs_hook=_without_twins, parse_constant=_no_such_number)
     except (ValueError, RecursionError) as exc:
@@ -74,17 +94,21 @@ def _no_such_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    return [schema["type"]] if isinstance(schema["type"], str) else list(schema["type"])
+
+
 def _fits(schema: Mapping[str, Any], value: object) -> bool:
+    types = _types(schema)
     if isinstance(value, bool):
-        return bool(schema["type"] == "boolean")
+        return "boolean" in types
     if isinstance(value, list):
-        return schema["type"] == "array" and all(isinstance(entry, str) for entry in value)
-    return isinstance(value, _KINDS[schema["type"]])
+        return "array" in types and all(isinstance(entry, str) for entry in value)
+    return any(isinstance(value, _KINDS[name]) for name in types)
 
 
 def _kind_in_words(schema: Mapping[str, Any]) -> str:
-    words = {"string": "a text", "boolean": "true or false", "integer": "a whole number", "number": "a number"}
-    return words.get(schema["type"], "a list of texts")
+    return " or ".join(_WORDS[name] for name in _types(schema))
 
 
 def _unknown(name: str, allowed: list[str]) -> str:
@@ -94,6 +118,6 @@ def _unknown(name: str, allowed: list[str]) -> str:
 
 
 def _usage(spec: ToolSpec) -> str:
-    properties, required = spec.parameters["properties"], spec.parameters["required"]
+    properties, required = spec.parameters.get("properties", {}), spec.parameters.get("required", ())
     takes = [f"{name}{'' if name in required else ' (optional)'}" for name in properties]
     return f"It takes {', '.join(takes)}." if takes else "It takes no arguments: send {}."

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from app.policy import windows
 from app.tools.base import Protected
 
 PROTECTED: tuple[Protected, ...] = (
     Protected(PurePosixPath("/"), "exact"),
     *(
         Protected(PurePosixPath(path), "tree")
-        for path in ("/etc", "/proc", "/sbin", "/usr/sbin", "/boot", "/sys", "/dev", "/run")
+        for path in ("/etc", "/proc", "/sbin", "/usr/sbin", "/boot", "/sys", "/dev", "/run", "/var/run")
     ),
 )
-"""The system's own. ``/`` means exactly itself: everything is below it. ``/usr/sbin`` is what ``/sbin`` links to."""
+"""The system's own. ``/`` means exactly itself: everything is below it. ``/usr/sbin`` is what ``/sbin`` links to, and
+``/run`` what ``/var/run`` does, where Docker's socket lies."""
+
+PROTECTED_UNDER_WSL: tuple[Protected, ...] = (
+    Protected(windows.mounted("C:\\"), "exact"),
+    *(
+        Protected(windows.mounted(path), "tree")
+        for path in (r"C:\Windows", r"C:\Program Files", r"C:\Program Files (x86)")
+    ),
+)
+"""Windows's own, as WSL2 shows it. These names are compared as Windows does: see ``windows.py``."""
 
 
 def protecting(*private: PurePosixPath) -> tuple[Protected, ...]:

@@ -16,12 +16,13 @@ from app.store.db import Database, inserted, now_ms, storable
 ARGUMENTS_LIMIT_BYTES = 64 * units.KIB
 
 _INSERT = """
-INSERT INTO audit (at_ms, actor, session, turn, tool, arguments, verdict, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO audit (at_ms, actor, session, turn, tool, arguments, verdict, reason, approved_by)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _RECORD = "UPDATE audit SET status = ?, duration_s = ?, result_bytes = ? WHERE id = ? AND status IS NULL"
 _RECENT = """
-SELECT id, at_ms, status, duration_s, result_bytes, actor, session, turn, tool, arguments, verdict, reason
-FROM audit ORDER BY id DESC LIMIT ?
+SELECT id, at_ms, status, duration_s, result_bytes, actor, session, turn, tool, arguments, verdict, reason, approved_by
+FROM audit WHERE {where} ORDER BY id DESC LIMIT ?
 """
 
 
@@ -40,6 +41,8 @@ class Intent:
     verdict: Literal["allow", "ask", "deny"]
     reason: str
     """Why it was allowed or denied, in words."""
+    approved_by: str | None = None
+    """Name of the key that said yes where the verdict was ask; without one the call was not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Audit:
             _capped(storable(intent.arguments)),
             intent.verdict,
             storable(intent.reason),
+            intent.approved_by,
         )
         return await self._database.write(lambda connection: inserted(connection, _INSERT, values))
 
@@ -97,9 +101,19 @@ class Audit:
 
         await self._database.write(work)
 
-    async def recent(self, limit: int) -> tuple[AuditEntry, ...]:
-        """The last calls, newest first."""
-        rows = await self._database.read(lambda connection: connection.execute(_RECENT, (limit,)).fetchall())
+    async def recent(
+        self, limit: int, *, tool: str | None = None, session: str | None = None
+    ) -> tuple[AuditEntry, ...]:
+        """The last calls, newest first; with ``tool`` or ``session`` only those of that name.
+
+        Raises:
+            StorageError: SQLite refused.
+        """
+        wanted = {"tool": tool, "session": session}
+        given = {column: storable(value) for column, value in wanted.items() if value is not None}
+        query = _RECENT.format(where=" AND ".join(f"{column} = ?" for column in given) or "TRUE")
+        values = (*given.values(), limit)
+        rows = await self._database.read(lambda connection: connection.execute(query, values).fetchall())
         return tuple(map(_entry, rows))
 
 

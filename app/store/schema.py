@@ -82,7 +82,14 @@ CREATE INDEX sessions_by_head ON sessions (head);
 CREATE INDEX audit_by_time ON audit (at_ms);
 """
 
-MIGRATIONS = (_CONVERSATIONS_AND_AUDIT,)
+_APPROVALS = """
+ALTER TABLE audit ADD COLUMN approved_by TEXT;  -- name of the key that said yes to a call that needed a person's word
+-- Ids follow by themselves in an index, so that the last calls of one tool or session are found at once.
+CREATE INDEX audit_by_tool ON audit (tool);
+CREATE INDEX audit_by_session ON audit (session);
+"""
+
+MIGRATIONS = (_CONVERSATIONS_AND_AUDIT, _APPROVALS)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

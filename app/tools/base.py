@@ -15,14 +15,30 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, get_type_hints
 
-Risk = Literal["read", "net"]
-"""What a tool can do to the world: ``read`` looks at files below the roots, ``net`` talks to other machines."""
+Risk = Literal["read", "write", "destructive", "net", "command"]
+"""What a tool can do to the world: ``read`` looks at files below the roots, ``write`` makes and changes them, but
+overwrites none unless ``may_destroy``, ``destructive`` always takes something away, ``net`` talks to other machines,
+``command`` starts programs."""
 
-WorkerKind = Literal["fs_read", "net"]
+WorkerKind = Literal["fs_read", "fs_write", "net", "command"]
 """What a worker is able to do; a kind has either files or network, so nothing that was read can be sent away."""
+
+_KINDS: Mapping[Risk, WorkerKind] = {
+    "read": "fs_read",
+    "write": "fs_write",
+    "destructive": "fs_write",
+    "net": "net",
+    "command": "command",
+}
 
 AbsolutePath = Annotated[str, "path"]
 """The type of an argument that names a file or folder: policy judges it before any worker sees it."""
+
+ChangedPath = Annotated[str, "path", "changed"]
+"""An AbsolutePath whose file or folder the tool makes, changes or takes away."""
+
+SERVED = "mcp:"
+"""How the entry of an MCP server's tool begins; what follows is the server's name."""
 
 PATH_BYTES, NAME_BYTES = 4096, 255
 """Linux's PATH_MAX and NAME_MAX, in bytes."""
@@ -33,10 +49,12 @@ ANSWER_BYTES = 256 * 1024
 _JSON_TYPES: Mapping[Any, Mapping[str, Any]] = {
     str: {"type": "string"},
     AbsolutePath: {"type": "string"},
+    ChangedPath: {"type": "string"},
     bool: {"type": "boolean"},
     int: {"type": "integer"},
     float: {"type": "number"},
     list[str]: {"type": "array", "items": {"type": "string"}},
+    list[str] | str: {"type": ["array", "string"], "items": {"type": "string"}},
 }
 
 P = ParamSpec("P")
@@ -58,6 +76,8 @@ class Limits:
 
     read_bytes: int = 256 * 1024
     """Bytes of a file that are read."""
+    write_bytes: int = 1024 * 1024
+    """Bytes that one call may write."""
     results: int = 100
     """Entries of a listing."""
     call_s: float = 10.0
@@ -77,6 +97,35 @@ class Protected:
         return path == self.path or (self.reach == "tree" and self.path in path.parents)
 
 
+PRIVATE_NAMES: tuple[tuple[str, ...], ...] = (
+    (".ssh",),
+    (".env",),
+    (".git", "hooks"),
+    (".git", "config"),
+    (".gitconfig",),
+    ("docker.sock",),
+    *((name,) for name in (".profile", ".login", ".bashrc", ".bash_profile", ".bash_login", ".bash_logout")),
+    *((name,) for name in (".zshrc", ".zprofile", ".zshenv", ".zlogin", ".zlogout", ".kshrc", ".cshrc", ".tcshrc")),
+    (".config", "fish"),
+)
+"""Names that hold secrets, or commands that somebody's shell or git will run; never touched, wherever they stand."""
+
+_LAST_NAMES = frozenset(name[-1] for name in PRIVATE_NAMES) | {".git"}
+
+
+def private_name(path: PurePosixPath, *, changes: bool = False) -> str | None:
+    """The name, at or above ``path``, that no tool touches; or, with ``changes``, that none changes."""
+    if _LAST_NAMES.isdisjoint(map(str.casefold, path.parts)):
+        return None  # as nearly always
+    # Any case: some file systems make no difference, and nobody calls anything else so.
+    parts = tuple(part.casefold() for part in path.parts)
+    # A .git that is moved or written anew brings hooks and a config of its own.
+    for name in (*PRIVATE_NAMES, *(((".git",),) if changes else ())):
+        if any(parts[start : start + len(name)] == name for start in range(len(parts) - len(name) + 1)):
+            return "/".join(name)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Confinement:
     """All that a worker may reach. Workers are made ahead for one Confinement and never serve another."""
@@ -86,6 +135,13 @@ class Confinement:
     write: tuple[PurePosixPath, ...] = ()
     protected: tuple[Protected, ...] = ()
     limits: Limits = Limits()
+    allow_private: tuple[str, ...] = ()
+    """Networks, such as ``10.0.0.0/8``, that may be contacted though they are not public."""
+    ports: tuple[int, ...] = (80, 443)
+    """The TCP ports that may be contacted."""
+    may_destroy: bool = False
+    """Whether this one call may overwrite or take away what is there. Comes with the call, never from here: a worker
+    waits for its call without it, and ``to_json`` leaves it out."""
 
     def root_of(self, path: PurePosixPath) -> PurePosixPath | None:
         """The innermost root that holds ``path``, compared name by name: ``/a-b`` is not below ``/a``."""
@@ -93,13 +149,27 @@ class Confinement:
         return max(holding, key=lambda root: len(root.parts), default=None)
 
     def is_protected(self, path: PurePosixPath) -> bool:
-        """True when no tool may touch ``path``."""
-        return any(entry.covers(path) for entry in self.protected)
+        """True when no tool may touch ``path``: it is listed, or has a private name in it."""
+        return any(entry.covers(path) for entry in self.protected) or private_name(path) is not None
+
+    def is_writable(self, path: PurePosixPath) -> bool:
+        """True when tools may change things at ``path``: the innermost root that holds it is a writable one."""
+        return self.root_of(path) in self.write
+
+    def must_stay(self, path: PurePosixPath) -> PurePosixPath | None:
+        """The root or protected place at or below ``path`` that would go with it, were it moved or deleted."""
+        places = (*self.read, *self.write, *(entry.path for entry in self.protected))
+        return next((place for place in places if place == path or path in place.parents), None)
 
     @property
     def roots_in_words(self) -> str:
         """Where a model may look, for the end of a sentence."""
-        return " or ".join(str(root) for root in dict.fromkeys((*self.read, *self.write))) or "no folder at all"
+        return _in_words((*self.write, *self.read))
+
+    @property
+    def writable_in_words(self) -> str:
+        """Where a model may change things, for the end of a sentence."""
+        return _in_words(self.write)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal Confinement."""
@@ -109,6 +179,8 @@ class Confinement:
             "write": [str(path) for path in self.write],
             "protected": [[str(entry.path), entry.reach] for entry in self.protected],
             "limits": asdict(self.limits),
+            "allow_private": list(self.allow_private),
+            "ports": list(self.ports),
         }
 
     @classmethod
@@ -120,7 +192,13 @@ class Confinement:
             tuple(map(PurePosixPath, value["write"])),
             tuple(Protected(PurePosixPath(path), reach) for path, reach in value["protected"]),
             Limits(**value["limits"]),
+            tuple(value["allow_private"]),
+            tuple(value["ports"]),
         )
+
+
+def _in_words(roots: tuple[PurePosixPath, ...]) -> str:
+    return " or ".join(str(root) for root in dict.fromkeys(roots)) or "no folder at all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +214,33 @@ class ToolSpec:
     """The arguments that name files or folders."""
     entry: str
     """Where a worker finds its code: ``module:name``."""
+    changes: tuple[str, ...] = ()
+    """Those of ``paths`` that it makes, changes or takes away."""
+    cache_s: float | None = None
+    """Seconds for which a result may be given again to the same arguments; None: never."""
+    timeout_s: float | None = None
+    """Its own limit from the request to the answer, in seconds; None: the policy's."""
+    settings: str = ""
+    """What the manifest says of a tool that it declares, as JSON; empty for a built-in one."""
+    secrets: tuple[str, ...] = ()
+    """Environment variables whose values go with each call: looked up then, and kept nowhere."""
+    runs_in: WorkerKind | None = None
+    """Its kind of worker where the risk does not say it."""
 
     @property
     def kind(self) -> WorkerKind:
         """The kind of worker that runs it."""
-        return "net" if self.risk == "net" else "fs_read"
+        return self.runs_in or _KINDS[self.risk]
+
+    @property
+    def is_declared(self) -> bool:
+        """True where the manifest declares it: its schema was written by somebody else."""
+        return bool(self.settings)
+
+    @property
+    def is_served(self) -> bool:
+        """True where an MCP server runs it, outside every wall of AirLab's."""
+        return self.entry.startswith(SERVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +261,18 @@ class Tool(Generic[P, R]):
         return self.function(**arguments, **more)  # type: ignore[call-arg] # checked against the schema by the gate
 
 
-def tool(*, risk: Risk) -> Callable[[Callable[P, R]], Tool[P, R]]:
+def tool(
+    *, risk: Risk, cache_s: float | None = None, timeout_s: float | None = None
+) -> Callable[[Callable[P, R]], Tool[P, R]]:
     """Make a tool of a function: its name, signature and docstring are what the model sees.
 
-    Parameters are str, AbsolutePath, bool, int, float or list[str], each explained in the docstring as ``name: text``.
-    One named ``inside``, of type Confinement, is filled in by the worker.
+    Parameters are str, AbsolutePath, ChangedPath, bool, int, float, list[str] or list[str] | str, each explained in the
+    docstring as ``name: text``. One named ``inside``, of type Confinement, is filled in by the worker.
+
+    Args:
+        risk: What it can do to the world.
+        cache_s: See ``ToolSpec``.
+        timeout_s: See ``ToolSpec``.
 
     Raises:
         TypeError: A parameter has another type or no explanation.
@@ -189,13 +296,23 @@ def tool(*, risk: Risk) -> Callable[[Callable[P, R]], Tool[P, R]]:
             "required": [name for name in shown if "default" not in properties[name]],
             "additionalProperties": False,
         }
-        paths = tuple(name for name in shown if hints[name] == AbsolutePath)
+        changes = tuple(name for name in shown if hints[name] == ChangedPath)
+        paths = tuple(name for name in shown if hints[name] == AbsolutePath or name in changes)
         entry = f"{function.__module__}:{function.__name__}"
-        return Tool(
-            ToolSpec(function.__name__, description, schema, risk, paths, entry), function, "inside" in parameters
-        )
+        spec = ToolSpec(function.__name__, description, schema, risk, paths, entry, changes, cache_s, timeout_s)
+        return Tool(spec, function, "inside" in parameters)
 
     return make
+
+
+def runner(function: Callable[..., R]) -> Tool[..., R]:
+    """Make of a function what runs every declared tool of one kind.
+
+    It takes ``arguments``, a model's; ``settings``, the manifest's; ``secrets``, values by the names of environment
+    variables; and ``inside``. The risk is that of each declared tool, not of the function.
+    """
+    entry = f"{function.__module__}:{function.__name__}"
+    return Tool(ToolSpec(function.__name__, inspect.getdoc(function) or "", {}, "read", (), entry), function, True)
 
 
 def _read_docstring(text: str, names: tuple[str, ...]) -> tuple[str, dict[str, str]]:

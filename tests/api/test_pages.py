@@ -51,9 +51,7 @@ def status(state: State = State.STOPPED, message: str | None = None) -> dict[str
     return {key: ModelStatus(state, 100.0, 42, 2, 1, 3, message) for key in MODELS}
 
 
-def health(
-    snapshot: Snapshot, now: dict[str, ModelStatus], last: Attempt | None = None, **more: bool
-) -> dict[str, Any]:
+def health(snapshot: Snapshot, now: dict[str, ModelStatus], last: Attempt | None = None, **more: Any) -> dict[str, Any]:
     last = last or Attempt(0.0, "committed")
     return pages.health(snapshot, now, last, **{"stopping": False, "details": True, **more})
 
@@ -174,3 +172,11 @@ def test_running_models_are_shown_with_their_age_in_seconds(snapshot: Snapshot) 
         "waiting": 3,
         "message": None,
     }
+
+
+def test_health_is_degraded_where_tools_cannot_be_confined(snapshot: Snapshot) -> None:
+    """A wall that is not there must be seen by whoever looks after the machine."""
+    body = health(snapshot, status(), gaps={"fs_read": "no Landlock here"})
+
+    assert body["status"] == "degraded"
+    assert "fs_read tools cannot be confined here: no Landlock here" in body["message"]

@@ -80,6 +80,7 @@ def test_events_keep_their_names_on_the_wire() -> None:
         "Token": "token",
         "Reasoning": "reasoning",
         "ToolStarted": "tool_start",
+        "ApprovalAsked": "approval",
         "ToolEnded": "tool_result",
         "Notice": "notice",
         "TurnDone": "done",

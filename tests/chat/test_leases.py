@@ -26,6 +26,8 @@ from tests.support.service import Lab
 
 BOUND_S = 30
 TIME = "get_current_time"
+ROOMY = {"context_length": 4096}
+"""The descriptions of fifteen tools take a model's context, too."""
 
 
 class HangingGate(ScriptedGate):
@@ -66,7 +68,7 @@ async def serving(lab: Lab) -> AsyncIterator[tuple[Service, HangingGate]]:
 @pytest.fixture
 def lab(make_lab: MakeLab) -> Lab:
     """Two models, one slot each; both call a tool first and then speak."""
-    lab = make_lab("fake", models={"small": {}, "other": {}}, profile={"max_loaded": 2, "parallel": 1})
+    lab = make_lab("fake", models={"small": ROOMY, "other": ROOMY}, profile={"max_loaded": 2, "parallel": 1})
     for key in ("small", "other"):
         lab.fault(key, supports_tools=True, replies=[calls((TIME, {})), f"{key} speaks"])
     return lab
@@ -129,7 +131,7 @@ async def test_turns_of_one_session_wait_for_each_other_even_on_two_models(lab: 
 
 async def test_model_may_be_evicted_while_a_tool_runs_and_comes_back_for_the_answer(make_lab: MakeLab) -> None:
     """With room for one model only: a turn that held its model would keep everybody else waiting for its tool."""
-    lab = make_lab("fake", models={"small": {}, "other": {}}, profile={"max_loaded": 1, "parallel": 1})
+    lab = make_lab("fake", models={"small": ROOMY, "other": ROOMY}, profile={"max_loaded": 1, "parallel": 1})
     lab.fault("small", supports_tools=True, starts=[{"replies": [calls((TIME, {}))]}, {"replies": ["small speaks"]}])
     lab.fault("other", replies=["other speaks"])
     async with serving(lab) as (service, gate):

@@ -24,6 +24,7 @@ from app.manifest.problems import ManifestProblems
 from app.manifest.settle import Quiet
 from app.settings import Settings
 from app.tools.base import Confinement
+from app.tools.mcp import McpServers
 from app.tools.toolbox import Toolbox
 from tests.support.gguf import minimal_gguf
 
@@ -53,7 +54,8 @@ class RememberingToolbox:
         self.asked = asyncio.Event()
         self.failure: AirLabError | None = None
 
-    def keep(self, confinements: Collection[Confinement]) -> None:
+    def keep(self, confinements: Collection[Confinement], *, degraded: bool = False) -> None:
+        assert not degraded
         self.kept.append(frozenset(confinements))
 
     async def ready(self) -> None:
@@ -61,6 +63,16 @@ class RememberingToolbox:
         await self.may_go_on.wait()
         if self.failure is not None:
             raise self.failure
+
+
+class RememberingServers:
+    """Takes what it is told to keep."""
+
+    def __init__(self) -> None:
+        self.kept: list[Mapping[str, object]] = []
+
+    def keep(self, servers: Mapping[str, object]) -> None:
+        self.kept.append(servers)
 
 
 class House:
@@ -79,13 +91,15 @@ class House:
             "models": {"a": {"filename": "a.gguf"}, "b": {"filename": "b.gguf"}},
         }
         self.write()
-        self.fleet, self.toolbox, self.journal = RememberingFleet(), RememberingToolbox(), Journal()
+        self.fleet, self.toolbox, self.servers = RememberingFleet(), RememberingToolbox(), RememberingServers()
+        self.journal = Journal()
         self.facts: list[Fact] = []
         self.journal.subscribe(self.facts.append)
         self.reload = Reload(
             first_inputs(read_manifest(self.file), self.settings, HOST),
             cast(Fleet, self.fleet),
             cast(Toolbox, self.toolbox),
+            cast(McpServers, self.servers),
             self.journal,
             quiet=QUIET,
         )
@@ -342,6 +356,7 @@ async def test_file_that_stands_in_for_a_broken_one_opens_no_tool_until_that_is_
         first_inputs(loaded, house.settings, HOST, closed="the file is broken"),
         cast(Fleet, house.fleet),
         cast(Toolbox, house.toolbox),
+        cast(McpServers, house.servers),
         house.journal,
         quiet=QUIET,
     )

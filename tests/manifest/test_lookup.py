@@ -18,9 +18,10 @@ def found(key: str) -> list[str]:
 @pytest.mark.parametrize("setting", list(TREE.walk()), ids=lambda setting: setting.path or "top level")
 def test_every_path_finds_its_setting(setting: Setting) -> None:
     path = setting.path
-    assert found(path) == [path]
-    assert found(path.replace("[]", "[0]").replace("NAME", "qwen2.5-7b")) == [path]
-    assert found(path.replace("[]", "")) in ([path], [path.replace("[]", "")])
+    # Several where kinds of a section differ in it, all of the same path.
+    assert set(found(path)) == {path}
+    assert set(found(path.replace("[]", "[0]").replace("NAME", "qwen2.5-7b"))) == {path}
+    assert set(found(path.replace("[]", ""))) in ({path}, {path.replace("[]", "")})
 
 
 @pytest.mark.parametrize(

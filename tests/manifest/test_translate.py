@@ -140,7 +140,7 @@ ERRORS_OF_TYPES = {
     "function-before": "value_error",
     "function-after": "value_error",
 }
-WITHOUT_ERRORS = {"no-info", "nullable", "default", "model-field", "definitions", "definition-ref", "union"}
+WITHOUT_ERRORS = {"any", "no-info", "nullable", "default", "model-field", "definitions", "definition-ref", "union"}
 ERRORS_OF_CONSTRAINTS = {
     "ge": "greater_than_equal",
     "le": "less_than_equal",

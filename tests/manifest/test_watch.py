@@ -232,6 +232,35 @@ async def test_folder_that_goes_and_comes_back_is_looked_at_all_the_same(folder:
                 await told.wait()
 
 
+async def test_look_that_fails_is_no_news_and_the_next_one_counts() -> None:
+    """A network file system that is away for a moment; the folder of the manifest without permissions."""
+    seen = Looks(*at_once(1, 1, 2))
+    calls = iter([False, True, False, True, True, False, True, False])
+
+    def look() -> Look:
+        if next(calls, False):
+            raise PermissionError(13, "not now")
+        return seen()
+
+    async with watching(look, seen.changed):
+        await seen.until_told()
+        await seen.until(5)
+    assert seen.told_at == [3]
+
+
+async def test_folders_that_cannot_be_looked_at_cost_events_and_no_more() -> None:
+    def folders() -> tuple[Path, ...]:
+        raise OSError(116, "stale file handle")
+
+    facts: list[Fact] = []
+    journal = Journal()
+    journal.subscribe(facts.append)
+    looks = Looks(*at_once(1, 1, 2))
+    async with watching(looks, looks.changed, folders=folders, journal=journal):
+        await looks.until_told()
+    assert [type(fact) for fact in facts] == [WatchLost]
+
+
 @pytest.mark.parametrize("failure", [OSError(28, "no space left on device"), RuntimeError("out of watches")])
 async def test_without_events_it_is_said_and_the_looks_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from app.policy.arguments import read_arguments
@@ -76,3 +78,26 @@ def test_every_fault_is_named_and_the_usage_with_them() -> None:
 @pytest.mark.parametrize("path", ["a.txt", "~", "", ".", "/ws/../etc", "/a\\u0000b", "/a\\nb", "/a\\udcff"])
 def test_fault_073_ill_formed_path_is_an_error_with_a_code_of_its_own(path: str) -> None:
     assert problem_of(TOOLS["read_file"], f'{{"path": "{path}"}}').code == "invalid_path"
+
+
+@pytest.mark.parametrize("lines", ['["a", "b"]', '"a"', "[]"])
+def test_one_line_may_stand_for_a_list_of_lines(lines: str) -> None:
+    """Models forget the brackets."""
+    given = read_arguments(TOOLS["write_file"], f'{{"path": "/a", "lines": {lines}}}')
+
+    assert given["lines"] == json.loads(lines)
+
+
+@pytest.mark.parametrize("lines", ["7", "true", "[1]", '{"a": "b"}'])
+def test_what_is_neither_is_named_as_both(lines: str) -> None:
+    message = problem_of(TOOLS["write_file"], f'{{"path": "/a", "lines": {lines}}}').message
+
+    assert "`lines` must be a list of texts or a text" in message
+
+
+def test_longer_arguments_are_read_where_somebody_says_so() -> None:
+    """What is written into a file is among the arguments."""
+    text = '{"path": "/a", "lines": "' + "x" * 100_000 + '"}'
+
+    assert "longer than 64 KiB" in problem_of(TOOLS["write_file"], text).message
+    assert len(read_arguments(TOOLS["write_file"], text, limit_bytes=len(text))["lines"]) == 100_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -78,6 +78,13 @@ def test_two_roots_together_do_not_hold_what_neither_holds() -> None:
     assert loosened(before, replace(POLICY, roots=(Root(HOME, "write"),)))
 
 
+def test_folder_that_was_for_reading_only_inside_a_writable_one_is_missed_when_it_goes() -> None:
+    before = replace(POLICY, roots=(root("work"), root("work/fixed", "read")))
+
+    assert loosened(before, POLICY) == ("tools would reach /home/user/work/fixed (write)",)
+    assert loosened(POLICY, before) == ()
+
+
 def test_place_that_is_protected_no_more_is_named() -> None:
     secret = HOME / "work" / "secret"
     before = replace(POLICY, protected=(*PROTECTED, Protected(secret, "tree")))
@@ -106,3 +113,35 @@ def test_folder_that_becomes_readable_is_always_reported(
     before, after = replace(POLICY, roots=old), replace(POLICY, roots=new)
     may, might = (confinement_for(policy, "fs_read").root_of(HOME / name) is not None for policy in (before, after))
     assert loosened(before, after) or may or not might
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"sandbox": "degraded"}, "where the kernel cannot confine them"),
+        ({"destructive": "allow"}, "policy.destructive would go from ask to allow"),
+        ({"allow_private": ("10.0.0.0/8",)}, "tools would reach the private networks 10.0.0.0/8"),
+        ({"ports": (80, 443, 22)}, "tools would connect to the ports 22"),
+        ({"turn_s": 240.0}, "the limit turn_s would grow from 120 to 240"),
+    ],
+)
+def test_every_other_rule_that_is_loosened_is_named(more: dict[str, Any], words: str) -> None:
+    looser = replace(POLICY, **more)
+    (reason,) = loosened(POLICY, looser)
+
+    assert words in reason
+    assert loosened(looser, POLICY) == ()
+
+
+def test_part_of_an_allowed_network_is_nothing_new() -> None:
+    before = replace(POLICY, allow_private=("10.0.0.0/8", "fc00::/7"))
+
+    assert loosened(before, replace(POLICY, allow_private=("10.1.0.0/16",))) == ()
+    assert loosened(before, replace(POLICY, allow_private=("192.168.0.0/16",)))
+
+
+def test_tool_that_becomes_another_under_the_same_name_is_named() -> None:
+    """What it may do now was never allowed by that name."""
+    other = replace(POLICY, tools=TOOLS | {"read_file": replace(TOOLS["read_file"], risk="net", paths=())})
+
+    assert loosened(POLICY, other) == ("tools would do something else under the same name: read_file",)

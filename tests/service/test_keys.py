@@ -11,7 +11,10 @@ import pytest
 from tests.conftest import MakeLab
 from tests.support.service import ADMIN_KEY, CHAT, HELLO, KEYS, USE_KEY, Lab, Service
 
-ADMIN_ROUTES = ["/model/switch", "/models/small/load", "/models/small/unload", "/shutdown", "/command"]
+ADMIN_ROUTES = [
+    *("/model/switch", "/models/small/load", "/models/small/unload", "/shutdown", "/command"),
+    *("/manifest/reload", "/tools/write_file/call"),
+]
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_on_loopback_nobody_needs_a_key_and_any_key_will_do(make_lab: MakeLab) -
     ],
     ids=["none", "one", "the other", "empty"],
 )
-def test_wider_than_loopback_without_both_keys_is_refused_with_the_lines_to_add(
+def test_fault_064_wider_than_loopback_without_both_keys_is_refused_with_the_lines_to_add(
     make_lab: MakeLab, set_keys: dict[str, str], missing: list[str]
 ) -> None:
     done = make_lab(environment=set_keys).run("serve", "--host", "0.0.0.0")
@@ -92,9 +95,12 @@ def test_every_route_but_health_needs_a_key(fake: Service) -> None:
 
 @pytest.mark.parametrize("path", ADMIN_ROUTES)
 @pytest.mark.parametrize("header", ["authorization", "x-api-key"])
-def test_use_key_is_not_enough_for_an_admin_route_in_either_header(fake: Service, path: str, header: str) -> None:
+def test_fault_059_use_key_is_not_enough_for_an_admin_route_in_either_header(
+    fake: Service, path: str, header: str
+) -> None:
     value = f"Bearer {USE_KEY}" if header == "authorization" else USE_KEY
-    answer = httpx.post(f"{fake.url}{path}", json={"model_key": "small", "command": "mem"}, headers={header: value})
+    body = {} if path.endswith("/call") else {"model_key": "small", "command": "mem"}
+    answer = httpx.post(f"{fake.url}{path}", json=body, headers={header: value})
 
     assert answer.status_code == 403, answer.text
     assert answer.json()["error"]["type"] == "permission_error"
@@ -118,7 +124,7 @@ def test_health_shows_three_fields_without_a_key_and_more_with_one(fake: Service
     }
 
 
-def test_wrong_keys_of_any_kind_get_the_same_401(guarded: Service) -> None:
+def test_fault_058_wrong_keys_of_any_kind_get_the_same_401(guarded: Service) -> None:
     wrong: list[str | bytes] = ["wrong", USE_KEY[:-1], USE_KEY + "x", "schlüssel", b"\xff\xfe", "k" * 10_240]
 
     answers = [guarded.http.get("/v1/models", headers=bearer(key)) for key in wrong]
@@ -129,7 +135,7 @@ def test_wrong_keys_of_any_kind_get_the_same_401(guarded: Service) -> None:
     assert len({answer.json()["error"]["message"] for answer in answers}) == 1
 
 
-def test_eleventh_wrong_key_is_a_429_that_says_when_to_come_back(guarded: Service) -> None:
+def test_fault_062_eleventh_wrong_key_is_a_429_that_says_when_to_come_back(guarded: Service) -> None:
     statuses = [guarded.http.get("/v1/models", headers=bearer(f"guess {n}")).status_code for n in range(10)]
     refused = guarded.http.get("/v1/models", headers=bearer("guess 10"))
 

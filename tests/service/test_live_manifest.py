@@ -295,7 +295,7 @@ def test_events_tell_what_happens_as_it_happens(lab: Lab, service: Service) -> N
         lines = events.iter_lines()
         assert next(lines) == ": from now on"
         renamed(lab.manifest, edited(lab, default_model="other"))
-        assert next(line for line in lines if line.startswith("event:")) == "event: manifest_committed"
+        assert next(line for line in lines if line.startswith("event: manifest")) == "event: manifest_committed"
         told = json.loads(next(lines).removeprefix("data: "))
         assert told["generation"] == 2
         assert "current model: small -> other" in told["changes"]

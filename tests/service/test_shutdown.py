@@ -131,7 +131,7 @@ def test_engine_that_is_deaf_to_sigterm_does_not_outlive_the_service(make_lab: M
 
 def test_turn_with_tools_is_finished_before_the_end(make_lab: MakeLab) -> None:
     """Between two rounds a turn holds no model: it must not lose its model, its tools and its store for that."""
-    lab = make_lab(models={"small": {"tool_mode": "guided"}})
+    lab = make_lab(models={"small": {"tool_mode": "guided", "context_length": 4096}})
     gate = lab.folder / "gate"
     decision = json.dumps({"tool": "get_current_time", "arguments": {}})
     lab.fault("small", token_gate_file=str(gate), replies=[decision, '{"tool": "none"}', "It is late."])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from app.errors import StorageError
 from app.store.audit import ARGUMENTS_LIMIT_BYTES, Audit, Intent
 from app.store.db import Database
+from app.store.schema import MIGRATIONS
 
 INTENT = Intent(
     actor="use",
@@ -77,3 +81,42 @@ async def test_recent_tells_the_last_calls_newest_first(audit: Audit) -> None:
     ids = [await audit.intend(INTENT) for _ in range(5)]
 
     assert [entry.id for entry in await audit.recent(3)] == ids[:1:-1]
+
+
+async def test_who_allowed_a_call_is_kept_with_it(audit: Audit) -> None:
+    asked = dataclasses.replace(INTENT, verdict="ask", approved_by="admin-key")
+    await audit.intend(asked)
+
+    assert (await audit.recent(1))[0].intent == asked
+
+
+async def test_calls_are_found_by_tool_and_by_session(audit: Audit) -> None:
+    await audit.intend(INTENT)
+    other = await audit.intend(dataclasses.replace(INTENT, tool="read_file"))
+    alone = await audit.intend(dataclasses.replace(INTENT, tool="read_file", session=None))
+    third = await audit.intend(dataclasses.replace(INTENT, tool="read_file", session="x' OR 1=1 --"))
+
+    assert [entry.id for entry in await audit.recent(9, tool="read_file")] == [third, alone, other]
+    assert [entry.id for entry in await audit.recent(9, tool="read_file", session="default")] == [other]
+    assert [entry.id for entry in await audit.recent(9, session="x' OR 1=1 --")] == [third]
+    assert await audit.recent(9, tool="nothing") == ()
+    assert await audit.recent(9, tool="\ud800") == ()
+
+
+async def test_account_of_an_older_airlab_is_read_on(tmp_path: Path) -> None:
+    """Nobody loses what was written down, and what was not known then is not made up."""
+    path = tmp_path / "airlab.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(MIGRATIONS[0])
+        old.execute("PRAGMA user_version = 1")
+        values = (1, "use", "default", 3, "read_file", "{}", "allow", "inside", "ok")
+        columns = "at_ms, actor, session, turn, tool, arguments, verdict, reason, status"
+        old.execute(f"INSERT INTO audit ({columns}) VALUES ({', '.join('?' * len(values))})", values)
+        old.commit()
+    database = await Database.open(path)
+    try:
+        (entry,) = await Audit(database).recent(9)
+    finally:
+        await database.close()
+
+    assert (entry.intent.tool, entry.status, entry.intent.approved_by) == ("read_file", "ok", None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
 
 from app.tools.base import (
     AbsolutePath,
+    ChangedPath,
     Confinement,
     Limits,
     Protected,
@@ -67,6 +69,24 @@ def test_signature_and_docstring_make_the_schema() -> None:
     }
 
 
+def test_tool_says_what_it_changes_how_long_it_may_take_and_how_long_its_result_holds() -> None:
+    @tool(risk="write", cache_s=60, timeout_s=2.5)
+    def put(source: AbsolutePath, dest: ChangedPath, text: list[str] | str) -> None:
+        """Put. source: from. dest: to. text: what."""
+
+    spec = spec_of(put)
+
+    assert (spec.kind, spec.paths, spec.changes, spec.cache_s, spec.timeout_s) == (
+        *("fs_write", ("source", "dest"), ("dest",)),
+        *(60, 2.5),
+    )
+    assert spec.parameters["properties"]["text"] == {
+        "type": ["array", "string"],
+        "items": {"type": "string"},
+        "description": "what.",
+    }
+
+
 def test_parameter_without_an_explanation_is_refused_at_import() -> None:
     """A model that does not know what an argument means guesses."""
     with pytest.raises(TypeError, match="`path: text`"):
@@ -87,13 +107,24 @@ def test_parameter_of_a_type_that_no_model_can_write_is_refused_at_import() -> N
 def test_every_builtin_file_holds_the_tool_of_its_name() -> None:
     specs = discover()
 
-    assert sorted(specs) == [
-        "get_current_directory",
-        "get_current_time",
-        "list_contents",
-        "lookup_hostname",
-        "read_file",
-    ]
+    assert {name: spec.kind for name, spec in specs.items()} == {
+        "calculate_directory_size": "fs_read",
+        "copy_file": "fs_write",
+        "create_directory": "fs_write",
+        "delete_file": "fs_write",
+        "find_in_files": "fs_read",
+        "get_current_directory": "fs_read",
+        "get_current_time": "fs_read",
+        "get_file_info": "fs_read",
+        "list_contents": "fs_read",
+        "lookup_hostname": "net",
+        "measure_http_latency": "net",
+        "move_file": "fs_write",
+        "read_file": "fs_read",
+        "search_files": "fs_read",
+        "write_file": "fs_write",
+    }
+    assert [name for name, spec in specs.items() if spec.risk == "destructive"] == ["delete_file"]
     assert all(load(spec.entry).spec == spec and spec.description for spec in specs.values())
 
 
@@ -145,12 +176,39 @@ def test_fault_074_root_is_compared_name_by_name() -> None:
     assert inside.root_of(PurePosixPath("/allowed/inner/x")) == PurePosixPath("/allowed/inner")
 
 
-def test_confinement_survives_the_way_to_the_worker() -> None:
+def test_innermost_root_says_whether_a_path_may_be_changed() -> None:
+    inside = Confinement(
+        "fs_write",
+        read=(PurePosixPath("/ws"), PurePosixPath("/ws/books")),
+        write=(PurePosixPath("/ws"), PurePosixPath("/ws/books/drafts")),
+    )
+
+    for path, writable in (("/ws/a", True), ("/ws/books/a", False), ("/ws/books/drafts/a", True), ("/a", False)):
+        assert inside.is_writable(PurePosixPath(path)) == writable
+
+
+def test_root_or_protected_place_at_or_below_a_path_must_stay() -> None:
+    inside = Confinement(
+        "fs_write",
+        write=(PurePosixPath("/ws"),),
+        protected=(Protected(PurePosixPath("/ws/a/secret"), "tree"), Protected(PurePosixPath("/"), "exact")),
+    )
+
+    for path, stays in (("/ws/b", None), ("/ws/a", "/ws/a/secret"), ("/ws", "/ws"), ("/", "/ws"), ("/ws/a/s", None)):
+        assert inside.must_stay(PurePosixPath(path)) == (PurePosixPath(stays) if stays else None)
+
+
+def test_confinement_survives_the_way_to_the_worker_but_permission_to_destroy_does_not() -> None:
+    """Workers wait for any call; the permission belongs to one."""
     inside = Confinement(
         "fs_read",
         read=(PurePosixPath("/ws"),),
+        write=(PurePosixPath("/ws"),),
         protected=(Protected(PurePosixPath("/ws/secret"), "tree"),),
-        limits=Limits(read_bytes=7),
+        limits=Limits(read_bytes=7, write_bytes=8),
+        allow_private=("10.0.0.0/8",),
+        ports=(443,),
     )
+    sent = replace(inside, may_destroy=True).to_json()
 
-    assert Confinement.from_json(json.loads(json.dumps(inside.to_json()))) == inside
+    assert Confinement.from_json(json.loads(json.dumps(sent))) == inside

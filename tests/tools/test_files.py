@@ -14,16 +14,12 @@ from app.tools.builtin.get_current_directory import get_current_directory
 from app.tools.builtin.get_current_time import get_current_time
 from app.tools.builtin.list_contents import list_contents
 from app.tools.builtin.read_file import read_file
-
-SECRET = "the secret"
+from tests.tools.places import SECRET, root_beside_a_secret
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "secret.txt").write_text(SECRET)
-    (tmp_path / "ws").mkdir()
-    return tmp_path / "ws"
+    return root_beside_a_secret(tmp_path)
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import socket
 
 import pytest
 
-from app.tools.base import ToolProblem
+from app.tools.base import Confinement, ToolProblem
 from app.tools.builtin.lookup_hostname import lookup_hostname
 from app.tools.worker import net
+
+INSIDE = Confinement("net")
 
 
 @pytest.mark.parametrize(
@@ -41,8 +43,17 @@ def test_fault_065_address_that_is_not_public_is_not_contacted(text: str) -> Non
 
     assert not net.is_public(address)
     with pytest.raises(ToolProblem) as caught:
-        net.answer_ms(address)
+        net.answer_ms(address, INSIDE)
     assert caught.value.code == "address_not_allowed"
+
+
+def test_private_network_that_policy_names_may_be_contacted_and_no_other() -> None:
+    inside = Confinement("net", allow_private=("10.0.0.0/8", "fd00::/8"))
+
+    for text in ("10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203", "fd00::1", "1.1.1.1"):
+        assert net.may_contact(ipaddress.ip_address(text), inside), text
+    for text in ("192.168.0.1", "127.0.0.1", "::1", "fe80::1", "::ffff:192.168.0.1"):
+        assert not net.may_contact(ipaddress.ip_address(text), inside), text
 
 
 @pytest.mark.parametrize("text", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
@@ -52,19 +63,21 @@ def test_address_on_the_open_internet_is_public(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["localhost", "127.1", "2130706433", "0x7f000001", "①②⑦.⓪.⓪.①"])
 def test_every_way_to_write_loopback_is_resolved_but_not_contacted(name: str) -> None:
-    found = lookup_hostname(name)
+    found = lookup_hostname(name, inside=INSIDE)
 
     assert found["ip"] in {"127.0.0.1", "::1"}
     assert found["ping_ms"] is None
     assert "not contacted" in str(found["note"])
 
 
-@pytest.mark.parametrize("name", ["", "a" * 254, "a\0b", "a\r\nHost: b", "https://example.org", "a b", "user@host"])
+@pytest.mark.parametrize(
+    "name", ["", "a" * 254, "a\0b", "a\r\nHost: b", "https://example.org", "a b", "user@host", "℀.example", "ü" * 70]
+)
 def test_what_is_no_host_name_is_refused_before_it_is_looked_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", None)
 
     with pytest.raises(ToolProblem) as caught:
-        lookup_hostname(name)
+        lookup_hostname(name, inside=INSIDE)
 
     assert caught.value.code == "invalid_hostname"
 
@@ -77,7 +90,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 def test_one_private_address_among_public_ones_spoils_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     resolving(monkeypatch, "1.1.1.1", "192.168.0.1")
 
-    assert "192.168.0.1 is not a public address" in str(lookup_hostname("two-faced.example")["note"])
+    assert "192.168.0.1 is not a public address" in str(lookup_hostname("two-faced.example", inside=INSIDE)["note"])
 
 
 def test_answers_beyond_twenty_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +106,7 @@ def test_unknown_name_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", fail)
 
     with pytest.raises(ToolProblem, match="Check the spelling"):
-        lookup_hostname("no.such.example")
+        lookup_hostname("no.such.example", inside=INSIDE)
 
 
 @pytest.fixture
@@ -107,8 +120,8 @@ def public_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_echo_the_time_of_a_connection_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(net, "_echo_s", lambda _: None)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(net, "_PORTS", (server.getsockname()[1],))
-        answered = lookup_hostname("here.example")
+        inside = Confinement("net", ports=(server.getsockname()[1],))
+        answered = lookup_hostname("here.example", inside=inside)
 
     assert isinstance(answered["ping_ms"], float)
 
@@ -118,4 +131,4 @@ def test_host_that_answers_nothing_has_no_time(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(net, "_echo_s", lambda _: None)
     monkeypatch.setattr(net, "_connect_s", lambda *_: None)
 
-    assert lookup_hostname("silent.example") == {"ip": "127.0.0.1", "ping_ms": None}
+    assert lookup_hostname("silent.example", inside=INSIDE) == {"ip": "127.0.0.1", "ping_ms": None}

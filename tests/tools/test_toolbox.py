@@ -10,89 +10,48 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 
 import psutil
 import pytest
 
 from app.errors import ToolError
-from app.journal import Fact, Journal
-from app.tools.base import Confinement, Limits, ToolSpec, discover
-from app.tools.pool import ToolsUnavailable
-from app.tools.toolbox import Toolbox, WorkerDied
-from tests.tools import canaries
+from app.journal import Fact
+from app.tools.base import Confinement, Limits
+from app.tools.nursery import ZygoteDied
+from app.tools.toolbox import Toolbox, ToolBroke, WallsTried, WorkerDied
+from tests.tools.shed import BOUND_S, CANARIES, SPECS, begun, code_of, gone, run, within, workers_of, zygotes_of
 
-BOUND_S = 30
-SPECS = discover()
-CANARIES = {
-    name: made.spec for name in dir(canaries) if (made := getattr(canaries, name)) and type(made).__name__ == "Tool"
-}
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def workers_of(pid: int) -> list[psutil.Process]:
-    # Its own only: a service that other tests share has workers too.
-    children = psutil.Process(pid).children()
-    return [child for child in children if any("worker/entry.py" in word for word in child.cmdline())]
+async def test_every_kind_of_builtin_tool_runs_in_its_worker(toolbox: Toolbox, tmp_path: Path) -> None:
+    reading, writing = within("fs_read", tmp_path), within("fs_write", tmp_path)
 
-
-@pytest.fixture
-async def facts() -> list[Fact]:
-    return []
-
-
-@pytest.fixture
-async def toolbox(facts: list[Fact]) -> AsyncIterator[Toolbox]:
-    journal = Journal()
-    journal.subscribe(facts.append)
-    entries = [spec.entry for spec in (*SPECS.values(), *CANARIES.values())]
-    toolbox = Toolbox(journal, entries, warm=1)
-    yield toolbox
-    async with asyncio.timeout(BOUND_S):
-        await toolbox.close()
-    assert workers_of(os.getpid()) == []
-
-
-@pytest.fixture
-def inside(tmp_path: Path) -> Confinement:
-    return Confinement("fs_read", read=(PurePosixPath(tmp_path),))
-
-
-async def run(toolbox: Toolbox, spec: ToolSpec, inside: Confinement, **arguments: object) -> object:
-    async with asyncio.timeout(BOUND_S):
-        return json.loads(await toolbox.run(spec, arguments, inside, BOUND_S))
-
-
-async def code_of(toolbox: Toolbox, spec: ToolSpec, inside: Confinement, **arguments: object) -> str:
-    with pytest.raises(ToolError) as caught:
-        await run(toolbox, spec, inside, **arguments)
-    return caught.value.code
-
-
-async def spinning(toolbox: Toolbox) -> None:
-    """Wait until a call has its worker."""
-    async with asyncio.timeout(BOUND_S):
-        while not toolbox._running:  # noqa: ASYNC110 # the toolbox has no reason to announce it
-            await asyncio.sleep(0.001)
-
-
-async def test_every_builtin_tool_runs_in_a_worker(toolbox: Toolbox, inside: Confinement, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("hello")
-
-    assert await run(toolbox, SPECS["read_file"], inside, path=f"{tmp_path}/a.txt") == {"content": "hello", "lines": 1}
-    assert await run(toolbox, SPECS["list_contents"], inside, path=str(tmp_path)) == {
-        "items": ["a.txt"],
-        "total_items": 1,
-    }
-    assert await run(toolbox, SPECS["get_current_directory"], inside) == {"path": str(tmp_path)}
-    assert await run(toolbox, SPECS["get_current_time"], inside, timezone="Europe/Berlin")
+    await run(toolbox, SPECS["write_file"], writing, path=f"{tmp_path}/a.txt", lines=["one", "two"])
+    said = await run(toolbox, SPECS["read_file"], reading, path=f"{tmp_path}/a.txt")
     found = await run(toolbox, SPECS["lookup_hostname"], Confinement("net"), hostname="127.0.0.1")
+
+    assert said == {"content": "one\ntwo\n", "lines": 2}
     assert isinstance(found, dict)
     assert found["ip"] == "127.0.0.1"
 
 
 async def test_tools_own_no_is_handed_on_with_its_code(toolbox: Toolbox, inside: Confinement) -> None:
     assert await code_of(toolbox, SPECS["read_file"], inside, path="/etc/passwd") == "denied"
+
+
+async def test_permission_to_destroy_comes_with_the_call_and_shares_the_pool(
+    toolbox: Toolbox, inside: Confinement
+) -> None:
+    """A worker is prewarmed before anybody was asked, so the permission cannot be part of what it waits with."""
+    said = [
+        json.loads(await toolbox.run(CANARIES["may_destroy"], {}, inside, BOUND_S, may_destroy=may))
+        for may in (True, False)
+    ]
+
+    assert said == [True, False]
+    assert len(toolbox._pools) == 1
 
 
 async def test_worker_is_given_nothing(
@@ -129,11 +88,13 @@ async def test_fault_089_tool_that_spins_is_ended_in_time(toolbox: Toolbox, insi
     assert caught.value.code == "timeout"
 
 
+@pytest.mark.parametrize("canary", ["crash", "abort"])
 async def test_fault_089_tool_that_crashes_is_an_answer_and_the_next_call_works(
-    toolbox: Toolbox, inside: Confinement, facts: list[Fact]
+    toolbox: Toolbox, inside: Confinement, facts: list[Fact], canary: str
 ) -> None:
-    assert await code_of(toolbox, CANARIES["crash"], inside) == "worker_died"
+    assert await code_of(toolbox, CANARIES[canary], inside) == "worker_died"
     assert await run(toolbox, SPECS["get_current_directory"], inside)
+    # A worker may send no signal, not even to itself: abort() ends by a forbidden instruction.
     assert [fact.why for fact in facts if isinstance(fact, WorkerDied)] == [
         "the worker ended without an answer (exit code -11)"
     ]
@@ -145,50 +106,63 @@ async def test_fault_089_tool_that_takes_too_much_is_told_so(
     assert await code_of(toolbox, CANARIES["allocate"], inside) == "out_of_memory"
     with pytest.raises(ToolError, match="Too many open files"):
         await run(toolbox, CANARIES["open_many"], inside)
-    with pytest.raises(ToolError, match="File too large"):
+    with pytest.raises(ToolError, match="Permission denied"):
         await run(toolbox, CANARIES["write"], inside, path=str(tmp_path / "new"))
-    assert (tmp_path / "new").stat().st_size == 0
+    with pytest.raises(ToolError, match="Operation not permitted"):
+        await run(toolbox, CANARIES["fork_without_end"], inside)
+    assert not any(tmp_path.iterdir())  # noqa: ASYNC240 # a folder of the test
     assert await code_of(toolbox, CANARIES["shout"], inside) == "too_large"
 
 
-async def test_worker_that_forges_its_channel_is_an_error(toolbox: Toolbox, inside: Confinement) -> None:
-    assert await code_of(toolbox, CANARIES["forge"], inside) == "worker_died"
+async def test_fault_089_file_beyond_the_policys_limit_is_cut_off_by_the_kernel(
+    toolbox: Toolbox, tmp_path: Path
+) -> None:
+    """Below the limit the tool itself says no; this is for a tool that has lost its way."""
+    inside = Confinement("fs_write", write=(PurePosixPath(tmp_path),), limits=Limits(write_bytes=1024))
+    with pytest.raises(ToolError, match="File too large"):
+        await run(toolbox, CANARIES["write_much"], inside, path=str(tmp_path / "new"))
+
+    assert (tmp_path / "new").stat().st_size < 128 * 1024
+
+
+async def test_fault_089_program_that_starts_programs_ends_with_all_of_them(toolbox: Toolbox, tmp_path: Path) -> None:
+    """Also those that it put into the background, and one that is nobody's child any more."""
+    inside = within("command", tmp_path)
+    toolbox.keep([inside])
+    await toolbox.ready()
+    shell = "(sleep 600 &); sleep 600 & echo started > started; sleep 600"
+    call = asyncio.create_task(toolbox.run(CANARIES["run_shell"], {"text": f"cd {tmp_path}; {shell}"}, inside, BOUND_S))
+    async with asyncio.timeout(BOUND_S):
+        while not (tmp_path / "started").exists():  # noqa: ASYNC110 # the shell cannot tell us otherwise
+            await asyncio.sleep(0.005)
+    [zygote] = zygotes_of(os.getpid())
+    programs = [process for process in zygote.children(recursive=True) if process.name() in {"sh", "sleep"}]
+    call.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert len(programs) >= 3
+    assert await gone(programs)
+    assert await run(toolbox, CANARIES["run_shell"], inside, text="echo fine") == {"code": 0, "said": "fine\n"}
+
+
+@pytest.mark.parametrize("canary", ["forge", "nest", "not_a_number"])
+async def test_worker_that_forges_its_answer_is_an_error(toolbox: Toolbox, inside: Confinement, canary: str) -> None:
+    assert await code_of(toolbox, CANARIES[canary], inside) in {"worker_died", "tool_failed"}
+
+
+async def test_tool_that_fails_unforeseen_leaves_its_trace_in_the_log_only(
+    toolbox: Toolbox, inside: Confinement, facts: list[Fact]
+) -> None:
+    with pytest.raises(ToolError, match="The tool failed: KeyError: 'unforeseen'"):
+        await run(toolbox, CANARIES["fail"], inside)
+
+    [broke] = [fact for fact in facts if isinstance(fact, ToolBroke)]
+    assert "in fail" in broke.trace
 
 
 async def test_half_a_character_becomes_one_that_can_be_stored(toolbox: Toolbox, inside: Confinement) -> None:
     assert await run(toolbox, CANARIES["half_a_character"], inside) == "?"
-
-
-async def test_fault_075_folder_swapped_for_a_link_meanwhile_leaks_nothing(
-    toolbox: Toolbox, inside: Confinement, tmp_path: Path
-) -> None:
-    """Checking a path and then opening it lost this race in 8 % of reads (measured)."""
-    root, outside = tmp_path / "ws", tmp_path / "outside"
-    for folder, text in ((root / "d", "harmless"), (outside, "leaked")):
-        folder.mkdir(parents=True)
-        (folder / "x").write_text(text)
-    (root / "link").symlink_to(outside)
-    over = threading.Event()
-
-    def swap() -> None:
-        while not over.is_set():
-            (root / "d").rename(root / "d1")
-            (root / "link").rename(root / "d")
-            (root / "d").rename(root / "link")
-            (root / "d1").rename(root / "d")
-
-    attacker = threading.Thread(target=swap)
-    attacker.start()
-    try:
-        inside = Confinement("fs_read", read=(PurePosixPath(root),))
-        seen = await run(toolbox, CANARIES["read_many"], inside, path=f"{root}/d/x", times=5000)
-    finally:
-        over.set()
-        attacker.join()
-
-    assert isinstance(seen, dict)
-    assert seen.keys() <= {"harmless", "denied", "not_found", "busy"}
-    assert {"harmless", "denied"} <= seen.keys(), "the attack did not hit both moments"
 
 
 async def test_cancelled_call_ends_its_worker(toolbox: Toolbox, inside: Confinement) -> None:
@@ -196,17 +170,17 @@ async def test_cancelled_call_ends_its_worker(toolbox: Toolbox, inside: Confinem
     await toolbox.ready()
     [waiting] = workers_of(os.getpid())
     call = asyncio.create_task(toolbox.run(CANARIES["spin"], {}, inside, BOUND_S))
-    await spinning(toolbox)
+    await begun(toolbox)
     call.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert (await asyncio.to_thread(psutil.wait_procs, [waiting], timeout=BOUND_S))[1] == []
+    assert await gone([waiting])
 
 
 async def test_many_calls_at_once_all_get_their_answer(toolbox: Toolbox, inside: Confinement) -> None:
     async with asyncio.TaskGroup() as group:
-        calls = [group.create_task(run(toolbox, SPECS["get_current_time"], inside)) for _ in range(12)]
+        calls = [group.create_task(run(toolbox, SPECS["get_current_time"], inside)) for _ in range(50)]
 
     assert all(call.result() for call in calls)
 
@@ -214,9 +188,9 @@ async def test_many_calls_at_once_all_get_their_answer(toolbox: Toolbox, inside:
 async def test_worker_that_died_while_it_waited_is_replaced(toolbox: Toolbox, inside: Confinement) -> None:
     toolbox.keep([inside])
     await toolbox.ready()
-    [waiting] = toolbox._pools[inside]._warm
-    os.kill(waiting.result().child.pid, signal.SIGKILL)
-    await waiting.result().child.exited()
+    [waiting] = workers_of(os.getpid())
+    waiting.kill()
+    assert await gone([waiting])
 
     assert await run(toolbox, SPECS["get_current_directory"], inside)
 
@@ -231,75 +205,135 @@ async def test_workers_of_a_policy_that_is_gone_end(toolbox: Toolbox, inside: Co
     await toolbox.ready()
 
     assert len(before) == 1
-    assert (await asyncio.to_thread(psutil.wait_procs, before, timeout=BOUND_S))[1] == []
+    assert await gone(before)
     assert len(workers_of(os.getpid())) == 1
 
 
-async def test_system_that_cannot_confine_paths_is_said_loudly(
-    toolbox: Toolbox, inside: Confinement, facts: list[Fact], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_killed_zygote_takes_its_workers_along_and_gets_a_successor(
+    toolbox: Toolbox, inside: Confinement, facts: list[Fact]
 ) -> None:
-    """Without openat2 (an old kernel, or a filter that hides it) no file tool may be offered."""
-    worker = tmp_path / "old_kernel.py"
-    worker.write_text(
-        "import os, sys, json\n"
-        "os.dup2(int(sys.argv[1]), 0)\n"
-        "os.read(0, 100000)\n"
-        "os.write(0, json.dumps({'ready': False, 'why': 'no openat2'}).encode() + b'\\n')\n"
-    )
-    monkeypatch.setattr("app.tools.pool._ENTRY", worker)
+    """Also a call that was in one of them is answered, and the next one works."""
     toolbox.keep([inside])
     await toolbox.ready()
+    call = asyncio.create_task(code_of(toolbox, CANARIES["spin"], inside))
+    await begun(toolbox)
+    [zygote], workers = zygotes_of(os.getpid()), workers_of(os.getpid())
+    zygote.kill()
 
-    assert toolbox.why_not(inside) == "no openat2"
-    assert facts == [ToolsUnavailable("fs_read", "no openat2")]
-    assert await code_of(toolbox, SPECS["get_current_directory"], inside) == "tools_unavailable"
+    assert await call == "worker_died"
+    assert await gone(workers)
+    assert await run(toolbox, SPECS["get_current_directory"], inside)
+    assert [fact.why for fact in facts if isinstance(fact, ZygoteDied)] == ["the tool zygote ended (exit code -9)"]
+    assert [other.pid for other in zygotes_of(os.getpid())] != [zygote.pid]
+
+
+async def test_zygote_that_dies_between_two_calls_is_replaced_before_the_second(
+    toolbox: Toolbox, inside: Confinement
+) -> None:
+    assert await run(toolbox, SPECS["get_current_directory"], inside)
+    [zygote] = zygotes_of(os.getpid())
+    zygote.kill()
+
+    assert await run(toolbox, SPECS["get_current_directory"], inside)
+
+
+async def test_stopped_zygote_does_not_hold_up_the_end(toolbox: Toolbox, inside: Confinement) -> None:
+    toolbox.keep([inside])
+    await toolbox.ready()
+    [zygote], workers = zygotes_of(os.getpid()), workers_of(os.getpid())
+    os.kill(zygote.pid, signal.SIGSTOP)
+
+    async with asyncio.timeout(BOUND_S):
+        await toolbox.close()
+
+    assert await gone([zygote, *workers])
+
+
+async def test_toolbox_without_tools_starts_nothing(toolbox: Toolbox) -> None:
+    toolbox.keep([])
+    await toolbox.ready()
+
+    assert zygotes_of(os.getpid()) == []
 
 
 async def test_closed_toolbox_ends_running_calls_and_takes_no_more(toolbox: Toolbox, inside: Confinement) -> None:
     call = asyncio.create_task(toolbox.run(CANARIES["spin"], {}, inside, BOUND_S))
-    await spinning(toolbox)
+    await begun(toolbox)
     async with asyncio.timeout(BOUND_S):
         await toolbox.close()
 
     with pytest.raises(ToolError, match="shutting down"):
         await call
     assert await code_of(toolbox, SPECS["get_current_time"], inside) == "shutting_down"
-    assert workers_of(os.getpid()) == []
+    assert zygotes_of(os.getpid()) == []
+
+
+async def test_toolbox_closed_while_it_begins_leaves_nothing(
+    toolbox: Toolbox, inside: Confinement, facts: list[Fact]
+) -> None:
+    """A service that is told to stop in its first tenth of a second."""
+    toolbox.keep([inside])
+    await asyncio.sleep(0)
+    async with asyncio.timeout(BOUND_S):
+        await toolbox.close()
+
+    assert zygotes_of(os.getpid()) == []
+    assert facts == []
+
+
+async def test_walls_are_tried_once_before_the_first_call(
+    toolbox: Toolbox, inside: Confinement, facts: list[Fact]
+) -> None:
+    before = toolbox.enforced()
+    await asyncio.gather(*(run(toolbox, SPECS["get_current_time"], inside) for _ in range(3)))
+
+    assert set(before.values()) == {"its wall has not been tried yet"}
+    assert set(toolbox.enforced().values()) == {None}
+    assert [fact.hold for fact in facts if isinstance(fact, WallsTried)] == ["fs_read, fs_write, net, command"]
 
 
 SERVICE = """
-import asyncio
+import asyncio, sys
 from pathlib import PurePosixPath
 from app.journal import Journal
 from app.tools.base import Confinement
 from app.tools.toolbox import Toolbox
-from tests.tools.canaries import spin
+from tests.tools.canaries import run_shell, spin
 
 async def main():
-    toolbox = Toolbox(Journal(), [spin.spec.entry])
-    inside = Confinement("fs_read", read=(PurePosixPath("/tmp"),))
-    toolbox.keep([inside])
+    toolbox = Toolbox(Journal(), [spin.spec.entry, run_shell.spec.entry], warm=2)
+    reading, running = (Confinement(kind, write=(PurePosixPath(sys.argv[1]),)) for kind in ("fs_read", "command"))
+    toolbox.keep([reading, running])
     await toolbox.ready()
-    call = asyncio.create_task(toolbox.run(spin.spec, {}, inside, 600))
-    while not toolbox._running:
+    shell = f"cd {sys.argv[1]}; (sleep 600 &); sleep 600 & echo > started; sleep 600"
+    calls = [
+        asyncio.create_task(toolbox.run(spin.spec, {}, reading, 600)),
+        asyncio.create_task(toolbox.run(run_shell.spec, {"text": shell}, running, 600)),
+    ]
+    while len(toolbox._running) < 2:
         await asyncio.sleep(0)
-    print("spinning", flush=True)
-    await call
+    print("busy", flush=True)
+    await asyncio.gather(*calls)
 
 asyncio.run(main())
 """
 
 
-def test_killed_service_takes_its_workers_along() -> None:
-    """Those that wait and those in the middle of a call."""
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen([sys.executable, "-c", SERVICE], cwd=root, stdout=subprocess.PIPE) as service:
+def test_killed_service_takes_everything_along(tmp_path: Path) -> None:
+    """The zygote, workers that wait, workers in the middle of a call, and what a program started in the background."""
+    command = [sys.executable, "-c", SERVICE, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as service:
         assert service.stdout is not None
-        assert service.stdout.readline() == b"spinning\n"
-        watches = [os.pidfd_open(worker.pid) for worker in workers_of(service.pid)]
+        assert service.stdout.readline() == b"busy\n"
+        over = threading.Event()
+        while not (tmp_path / "started").exists() and not over.wait(0.005):
+            assert service.poll() is None
+        left = psutil.Process(service.pid).children(recursive=True)
+        watches = [os.pidfd_open(process.pid) for process in left]
         service.kill()
 
-    assert len(watches) == 2
+    assert {process.pid for process in left}
+    assert len(watches) >= 1 + 4 + 4, "the zygote, four workers, a shell and its three programs"
     for watch in watches:
-        assert select.select([watch], [], [], BOUND_S)[0], "a worker outlived its service"
+        assert select.select([watch], [], [], BOUND_S)[0], "something outlived its service"
         os.close(watch)
