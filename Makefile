@@ -1,6 +1,6 @@
 # Every target is one line of help; what takes more than a line lives in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-llama fuzz-tools soak-tools check fix docs smoke bench lock clean
+.PHONY: help setup setup-dev run test test-llama fuzz fuzz-tools soak-tools soak-reload check fix docs smoke bench lock clean
 BIN := .venv/bin
 PYTHON ?=
 export PYTHON
@@ -23,11 +23,17 @@ test: setup-dev ## run the tests; some of them: ARGS="tests/manifest -k alias"
 test-llama: setup-dev ## run the tests that need a real llama-server: AIRLAB_TEST_LLAMA_SERVER=/path/to/llama-server
 	@AIRLAB_TEST_REQUIRE_LLAMA=1 $(BIN)/python -m pytest -m llama $(ARGS)
 
+fuzz: setup-dev ## 20,000 random edits of a manifest, parsed and put in force
+	@AIRLAB_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/manifest/test_random_edits.py tests/live/test_random_edits.py $(ARGS)
+
 fuzz-tools: setup-dev ## 20,000 random tool calls, and 30 s of swapped links against tools that write
 	@AIRLAB_FUZZ_CALLS=20000 AIRLAB_RACE_S=30 $(BIN)/python -m pytest -s tests/tools/test_outside.py $(ARGS)
 
 soak-tools: setup-dev ## 30 s of swapped links against tools that read, then 1,000 calls; other numbers: ARGS="300 10000"
 	@exec $(BIN)/python -m tests.soak.tools $(ARGS)
+
+soak-reload: setup-dev ## 1,000 reloads under eight streaming clients, one file in three broken: ARGS="1000"
+	@exec $(BIN)/python -m tests.soak.reload $(ARGS)
 
 check: setup-dev ## lint, format, types, import direction, generated pages: what CI runs before the tests
 	@scripts/check.sh

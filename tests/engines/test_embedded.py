@@ -281,7 +281,9 @@ def test_model_that_cannot_load_ends_it_with_a_line(tmp_path: Path) -> None:
     finally:
         served.close()
 
-    assert served.log.read_text().splitlines()[-1].startswith(f"embedded engine: cannot serve {broken}")
+    # llama.cpp writes its log in a thread of its own: ours need not be the last line.
+    lines = served.log.read_text().splitlines()
+    assert any(line.startswith(f"embedded engine: cannot serve {broken}") for line in lines), lines
     assert not served.socket.exists()
 
 
