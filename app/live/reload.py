@@ -204,6 +204,8 @@ class Reload:
             if not dry_run:
                 self.last = attempt
                 self.counts[attempt.result] += 1
+                # Last: a caller who leaves now leaves an edit that is in force, and told as such.
+                await self._keep()
             return attempt
 
     # One attempt.
@@ -218,7 +220,8 @@ class Reload:
         old = self.live.current
         new = resolve(self._with(loaded, weights, policy), generation=old.generation + 1)
         plan = make_plan(old, new)
-        guarded = self.loaded.manifest.policy.reload_guard and plan.needs_care
+        is_new = loaded.digest != self.loaded.digest  # else it was confirmed, or needed no word, when it came
+        guarded = is_new and self.loaded.manifest.policy.reload_guard and plan.needs_care
         if dry_run:
             return Attempt(time.time(), "unchanged" if plan.is_empty else "committed", plan)
         if guarded and confirm != loaded.digest:
@@ -229,7 +232,6 @@ class Reload:
         await self._prepare(old, new, loaded)
         changed = self._adopt(self._with(loaded, weights, policy))
         self.loaded_at_s = time.time()
-        await self._keep()
         if changed:
             changes = "; ".join(plan.lines())
             self._journal.note(ManifestCommitted(self.live.current.generation, loaded.digest[:12], changes[:500]))

@@ -99,7 +99,11 @@ class Watcher:
         reported = last = seen
         while True:
             moving = last.at_rest != reported.at_rest
-            await self._wait(min(self._every_s, 0.5) if moving else self._every_s)
+            if moving:
+                # Not sooner for an event: a copy that goes on gives one after the other.
+                await asyncio.sleep(min(self._every_s, 0.5))
+            else:
+                await self._wait(self._every_s)
             try:
                 now = await asyncio.to_thread(self._look)
             except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -369,6 +370,17 @@ async def test_file_that_stands_in_for_a_broken_one_opens_no_tool_until_that_is_
         assert reload.live.current.policy.tools
     finally:
         await reload.close()
+
+
+async def test_guard_asks_nothing_of_a_file_that_was_in_force_already(house: House) -> None:
+    """A file that was broken at start and is what it was before opens its tools again without a second word."""
+    house.write(policy={"reload_guard": True})
+    await house.reload.read_again()
+    closed = replace(house.reload.live.current.policy, tools={}, roots=(), closed="the file was broken at start")
+    house.reload._inputs = replace(house.reload._inputs, policy=closed)
+    house.reload.live.current = replace(house.reload.live.current, policy=closed)
+    assert (await house.reload.read_again()).result == "committed"
+    assert house.reload.live.current.policy.tools
 
 
 async def test_look_that_finds_nothing_new_changes_nothing(house: House) -> None:

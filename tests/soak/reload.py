@@ -54,9 +54,11 @@ class Report:
 
     @property
     def agrees(self) -> bool:
-        """Whether the events told as much as was counted."""
+        """Whether events, counters and generation say the same."""
         told = self.told["manifest_committed"], self.told["manifest_refused"]
-        return told == (self.counted["committed"], self.counted["failed"])
+        counted = self.counted["committed"], self.counted["failed"]
+        # What is in force shows before it is counted: a copy goes to the disk in between.
+        return told == counted and self.counted["generation"] == counted[0] + 1
 
     def growth(self, values: list[int]) -> float:
         """Median of the last tenth against that of the first."""
