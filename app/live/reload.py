@@ -201,6 +201,12 @@ class Reload:
                 if not dry_run:
                     self.last = self._refused(exc)
                 raise
+            except Exception as exc:
+                # A file must never end the reading of files: refused like any other, the log keeps the traceback.
+                log.error("the manifest could not be read in a way that AirLab has words for", exc_info=exc)
+                failure = AirLabError("AirLab failed at this file; its log has the reason. What was in force stays")
+                self.last = self._refused(failure)
+                raise failure from exc
             if not dry_run:
                 self.last = attempt
                 self.counts[attempt.result] += 1

@@ -158,7 +158,7 @@ class _Measure:
             yield "holds a `$ref` that is not like `#/$defs/NAME`"
         elif ref in following:
             yield f"refers to itself by `{str(ref)[:80]}`"
-        elif parts[2] not in self._root.get(parts[1], {}):
+        elif not isinstance(held := self._root.get(parts[1], {}), dict) or parts[2] not in held:
             yield f"refers to `{str(ref)[:80]}`, which it does not hold"
         else:
             yield from self._problems(self._root[parts[1]][parts[2]], depth + 1, (*following, str(ref)))

@@ -383,6 +383,20 @@ async def test_guard_asks_nothing_of_a_file_that_was_in_force_already(house: Hou
     assert house.reload.live.current.policy.tools
 
 
+async def test_file_that_breaks_our_own_code_is_refused_and_the_next_one_is_read(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bad edit must not make AirLab deaf to all later ones, a tightened policy among them."""
+    with monkeypatch.context() as broken:
+        broken.setattr("app.live.reload.make_plan", None)
+        house.write(default_model="b")
+        with pytest.raises(AirLabError, match="its log has the reason"):
+            await house.reload.read_again()
+    assert (house.generation, house.reload.last.result) == (1, "failed")
+    await house.reload.read_again()
+    assert house.generation == 2
+
+
 async def test_look_that_finds_nothing_new_changes_nothing(house: House) -> None:
     before = house.reload.live.current
     await house.reload.look_again()
