@@ -65,13 +65,14 @@ class Verdict:
     """Whether this one call may take away or overwrite what is there, once it is allowed."""
 
 
-def confinement_for(policy: Policy, kind: WorkerKind, *, changes: bool = False) -> Confinement:
+def confinement_for(policy: Policy, kind: WorkerKind, *, changes: bool = False, foreign: bool = False) -> Confinement:
     """The most that a worker of this kind may reach under this policy: files or network, never both.
 
     Args:
         policy: The rules in force.
         kind: The kind of worker.
         changes: Whether a program that it runs may change files (``command`` only; of the others the kind says so).
+        foreign: Whether what runs there is not AirLab's own code.
     """
     limits = policy.limits
     if kind == "net":
@@ -79,14 +80,15 @@ def confinement_for(policy: Policy, kind: WorkerKind, *, changes: bool = False) 
     writable = tuple(root.path for root in policy.roots if root.access == "write")
     others = tuple(root.path for root in policy.roots if root.access != "write")
     if kind == "fs_write" or (kind == "command" and changes):
-        return Confinement(kind, others, writable, policy.protected, limits)
+        return Confinement(kind, others, writable, policy.protected, limits, foreign=foreign)
     # The writable ones first: the first root is where a model is told that it is.
-    return Confinement(kind, (*writable, *others), (), policy.protected, limits)
+    return Confinement(kind, (*writable, *others), (), policy.protected, limits, foreign=foreign)
 
 
 def confinement_of(policy: Policy, spec: ToolSpec) -> Confinement:
     """Where calls of this tool run."""
-    return confinement_for(policy, spec.kind, changes=bool(spec.changes) or spec.risk in {"write", "destructive"})
+    changes = bool(spec.changes) or spec.risk in {"write", "destructive"}
+    return confinement_for(policy, spec.kind, changes=changes, foreign=spec.is_declared)
 
 
 def confinements(policy: Policy) -> frozenset[Confinement]:

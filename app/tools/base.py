@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, get_type_hints
@@ -100,8 +100,10 @@ class Protected:
 PRIVATE_NAMES: tuple[tuple[str, ...], ...] = (
     (".ssh",),
     (".env",),
+    (".envrc",),
     (".git", "hooks"),
     (".git", "config"),
+    (".git", "modules"),
     (".gitconfig",),
     ("docker.sock",),
     *((name,) for name in (".profile", ".login", ".bashrc", ".bash_profile", ".bash_login", ".bash_logout")),
@@ -110,15 +112,24 @@ PRIVATE_NAMES: tuple[tuple[str, ...], ...] = (
 )
 """Names that hold secrets, or commands that somebody's shell or git will run; never touched, wherever they stand."""
 
-_LAST_NAMES = frozenset(name[-1] for name in PRIVATE_NAMES) | {".git"}
+_OF_PRIVATE_NAMES = frozenset(part for name in PRIVATE_NAMES for part in name)
 
 
 def private_name(path: PurePosixPath, *, changes: bool = False) -> str | None:
     """The name, at or above ``path``, that no tool touches; or, with ``changes``, that none changes."""
-    if _LAST_NAMES.isdisjoint(map(str.casefold, path.parts)):
-        return None  # as nearly always
+    return is_private(path.parts, changes=changes)
+
+
+def is_private(names: Sequence[str], *, changes: bool = False) -> str | None:
+    """The same for a path's names, outer before inner; no private name is longer than two of them."""
     # Any case: some file systems make no difference, and nobody calls anything else so.
-    parts = tuple(part.casefold() for part in path.parts)
+    parts = tuple(map(str.casefold, names))
+    variant = next((part for part in parts if part.startswith(".env.")), None)
+    if variant is not None or _OF_PRIVATE_NAMES.isdisjoint(parts):
+        return variant  # None, as nearly always
+    # A folder that is renamed takes what is private in it along, under a name that is not.
+    if changes and any(len(name) > 1 and parts[-1] == name[0] for name in PRIVATE_NAMES):
+        return parts[-1]
     # A .git that is moved or written anew brings hooks and a config of its own.
     for name in (*PRIVATE_NAMES, *(((".git",),) if changes else ())):
         if any(parts[start : start + len(name)] == name for start in range(len(parts) - len(name) + 1)):
@@ -139,6 +150,9 @@ class Confinement:
     """Networks, such as ``10.0.0.0/8``, that may be contacted though they are not public."""
     ports: tuple[int, ...] = (80, 443)
     """The TCP ports that may be contacted."""
+    foreign: bool = False
+    """Whether code runs there that AirLab did not write: it asks nobody before it opens a private name, so the kernel
+    closes those too."""
     may_destroy: bool = False
     """Whether this one call may overwrite or take away what is there. Comes with the call, never from here: a worker
     waits for its call without it, and ``to_json`` leaves it out."""
@@ -181,6 +195,7 @@ class Confinement:
             "limits": asdict(self.limits),
             "allow_private": list(self.allow_private),
             "ports": list(self.ports),
+            "foreign": self.foreign,
         }
 
     @classmethod
@@ -194,6 +209,7 @@ class Confinement:
             Limits(**value["limits"]),
             tuple(value["allow_private"]),
             tuple(value["ports"]),
+            value["foreign"],
         )
 
 

@@ -163,6 +163,7 @@ def _command(name: str, section: CommandToolSection, parameters: dict[str, Any],
         "argv": [programs[0], *section.argv[1:]],
         "programs": programs,
         "options": section.options,
+        "changes": section.changes,
         "max_answer": section.max_answer,
         "defaults": _defaults(parameters),
     }

@@ -71,17 +71,24 @@ class Nursery:
         Raises:
             ToolError: None came up; the message says why.
         """
-        zygote = await self._zygote()
         try:
-            worker = await zygote.fork(confinement, degraded=degraded)
+            return await self._born(await self._zygote(), confinement, degraded=degraded)
         except _GoneError:
-            # It died since the last request: its successor is as good.
+            # It died before the worker had anything to do: its successor is as good.
             zygote = await self._zygote()
-            try:
-                worker = await zygote.fork(confinement, degraded=degraded)
-            except _GoneError as exc:
-                raise ToolError(await zygote.last_words(), code="worker_died") from exc
-        await worker.get_ready()
+        try:
+            return await self._born(zygote, confinement, degraded=degraded)
+        except _GoneError as exc:
+            raise ToolError(await zygote.last_words(), code="worker_died") from exc
+
+    async def _born(self, zygote: _Zygote, confinement: Confinement, *, degraded: bool) -> Worker:
+        worker = await zygote.fork(confinement, degraded=degraded)
+        try:
+            await worker.get_ready()
+        except ToolError as exc:
+            if zygote.serves:
+                raise
+            raise _GoneError from exc
         return worker
 
     async def close(self) -> None:

@@ -261,7 +261,9 @@ def test_repositories_insides_are_read_and_not_changed(path: str) -> None:
     assert answer("move_file", policy, source=f"{WORKSPACE}/{path}", dest=f"{WORKSPACE}/b")[0] == "deny"
 
 
-@pytest.mark.parametrize("name", [".sshx", "env", ".git-hooks/x", "git/hooks", ".envrc", "hooks", ".github/config"])
+@pytest.mark.parametrize(
+    "name", [".sshx", "env", ".git-hooks/x", "git/hooks", ".environment", "hooks", ".github/config"]
+)
 def test_names_that_only_look_private_are_fine(name: str) -> None:
     assert answer("write_file", WRITABLE, path=f"{WORKSPACE}/{name}")[0] == "allow"
 

@@ -21,6 +21,7 @@ from app.journal import Fact
 from app.tools.base import Confinement, Limits
 from app.tools.nursery import ZygoteDied
 from app.tools.toolbox import Toolbox, ToolBroke, WallsTried, WorkerDied
+from app.tools.workers import Worker
 from tests.tools.shed import BOUND_S, CANARIES, SPECS, begun, code_of, gone, run, within, workers_of, zygotes_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,6 +239,27 @@ async def test_zygote_that_dies_between_two_calls_is_replaced_before_the_second(
     assert await run(toolbox, SPECS["get_current_directory"], inside)
 
 
+async def test_worker_that_is_killed_with_its_zygote_before_its_call_is_made_again(
+    toolbox: Toolbox, inside: Confinement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing ran in it, so the call need not know."""
+    assert await run(toolbox, SPECS["get_current_directory"], inside)
+    [zygote], killed = zygotes_of(os.getpid()), []
+    get_ready = Worker.get_ready
+
+    async def after_a_death(worker: Worker) -> None:
+        if not killed:
+            killed.append(zygote.kill())
+            assert await gone([zygote])
+        await get_ready(worker)
+
+    monkeypatch.setattr(Worker, "get_ready", after_a_death)
+    toolbox.keep([])
+
+    assert await run(toolbox, SPECS["get_current_directory"], inside)
+    assert killed == [None]
+
+
 async def test_stopped_zygote_does_not_hold_up_the_end(toolbox: Toolbox, inside: Confinement) -> None:
     toolbox.keep([inside])
     await toolbox.ready()
@@ -299,6 +321,7 @@ from pathlib import PurePosixPath
 from app.journal import Journal
 from app.tools.base import Confinement
 from app.tools.toolbox import Toolbox
+from app.tools.workers import Worker
 from tests.tools.canaries import run_shell, spin
 
 async def main():

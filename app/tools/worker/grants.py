@@ -12,10 +12,13 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
+from pathlib import PurePosixPath
 
 from app.tools.base import Confinement
 from app.tools.worker.kernel import Unfit
-from app.tools.worker.landlock import CHANGE, OF_A_FILE, READ, Ruleset
+from app.tools.worker.landlock import CHANGE, OF_A_FILE, READ, READ_DIR, Ruleset
+from app.tools.worker.private import private_below
 
 MOST_RULES = 5_000
 """How many entries beside protected ones get a rule each; 8 microseconds a rule, for each worker."""
@@ -49,7 +52,8 @@ def grant_roots(rules: Ruleset, inside: Confinement, ground: Ground) -> None:
     """Open the roots of a Confinement to its worker, as far as its kind may use them.
 
     Raises:
-        Unfit: Too much lies beside something protected.
+        Unfit: Too much lies beside something protected, or below a root that has to be looked through.
+        OSError: A root that has to be looked through cannot be.
     """
     if inside.kind == "net":
         return
@@ -57,17 +61,34 @@ def grant_roots(rules: Ruleset, inside: Confinement, ground: Ground) -> None:
     reading = [root for root in (*inside.read, *inside.write) if root not in changing]
     closed = [(str(entry.path), entry.reach) for entry in inside.protected]
     if reading:
-        _Walk(rules, READ, ground, closed).grant(map(str, reading))
+        private = _private(inside, reading, ground, changes=False)
+        _Walk(rules, READ, ground, closed, private).grant(map(str, reading))
     if changing:
         # The innermost root counts: one to read below one to write must not become writable with it.
         closed += [(str(root), "tree") for root in reading]
-        _Walk(rules, CHANGE, ground, closed).grant(map(str, changing))
+        private = _private(inside, changing, ground, changes=True)
+        _Walk(rules, CHANGE, ground, closed, private).grant(map(str, changing))
+
+
+def _private(inside: Confinement, roots: Iterable[PurePosixPath], ground: Ground, *, changes: bool) -> list[str]:
+    """What has a private name below these roots, where the kernel has to close it."""
+    if not inside.foreign:
+        return []
+    visit = partial(ground.note, contents=True)
+    return [path for root in roots for path in private_below(str(root), visit, changes=changes)]
 
 
 class _Walk:
     """Lays the rules of one kind of right."""
 
-    def __init__(self, rules: Ruleset, rights: int, ground: Ground, closed: Iterable[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        rules: Ruleset,
+        rights: int,
+        ground: Ground,
+        closed: Iterable[tuple[str, str]],
+        private: Iterable[str],
+    ) -> None:
         self._rules, self._rights, self._ground = rules, rights, ground
         self._left = MOST_RULES
         self._trees: set[_Identity] = set()
@@ -78,7 +99,14 @@ class _Walk:
             ways.update(_parents(path), _parents(led_to))
             if identity is not None:
                 (self._trees if reach == "tree" else self._places).add(identity)
-        self._above = {identity for _, identity in map(_follow, ways) if identity is not None}
+        self._above = _identities(ways)
+        ways_to_private: set[str] = set()
+        for path in private:
+            ways_to_private.update(_parents(path))
+            self._trees |= _identities([path])
+        # The secret is what such a file holds. Were its name hidden too, no repository could be listed, for its .git.
+        self._listed = _identities(ways_to_private) - self._above
+        self._above |= self._listed
 
     def grant(self, roots: Iterable[str]) -> None:
         for root in roots:
@@ -104,6 +132,8 @@ class _Walk:
             return
         if stat.S_ISDIR(found.st_mode):
             if identity in self._above or identity in self._places:
+                if identity in self._listed - self._places:
+                    self._rules.allow(opened, READ_DIR)
                 self._lay_below(opened, path)
             else:
                 self._rules.allow(opened, self._rights)
@@ -140,6 +170,10 @@ def _follow(path: str) -> tuple[str, _Identity | None]:
         return os.readlink(f"/proc/self/fd/{opened}"), (found.st_dev, found.st_ino)  # noqa: PTH115
     finally:
         os.close(opened)
+
+
+def _identities(paths: Iterable[str]) -> set[_Identity]:
+    return {identity for _, identity in map(_follow, paths) if identity is not None}
 
 
 def _parents(path: str) -> list[str]:

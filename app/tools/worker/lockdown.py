@@ -21,7 +21,7 @@ from app.tools.base import Confinement, WorkerKind
 from app.tools.worker import kernel, seccomp
 from app.tools.worker.grants import Ground, grant_roots
 from app.tools.worker.kernel import Unfit
-from app.tools.worker.landlock import EXECUTE, READ, READ_FILE, WRITE_FILE, Ruleset
+from app.tools.worker.landlock import CHANGE, EXECUTE, READ, READ_FILE, WRITE_FILE, Ruleset
 
 _MIB = 1024**2
 _DNS_PORT = 53
@@ -110,6 +110,22 @@ def only_run(programs: Iterable[str]) -> None:
         # A program with shared libraries is started by its loader.
         for path in (*programs, *(found for pattern in _LOADERS for found in glob.glob(pattern))):  # noqa: PTH207 # absolute patterns
             rules.allow_path(path, EXECUTE)
+        rules.enforce()
+
+
+def only_change(paths: Iterable[str]) -> None:
+    """In a ``command`` worker: from here on, change these folders and files only; of a file, all of its folder.
+
+    Whoever allows a change allows what the call names: a program that it starts must not change anything else.
+
+    Raises:
+        Unfit: The kernel did not do it; nothing should be started then.
+    """
+    with Ruleset(only=CHANGE & ~READ) as rules:
+        for path in paths:
+            folder = path if os.path.isdir(path) else path.rpartition("/")[0]  # noqa: PTH112 # text, as elsewhere here
+            rules.allow_path(folder, CHANGE)
+        rules.allow_path("/dev/null", WRITE_FILE)
         rules.enforce()
 
 
