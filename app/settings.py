@@ -6,6 +6,7 @@ Keys never leave this module as plain text: they are ``SecretStr``, so that a lo
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,9 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
+
+_KEY_BYTES = 1024
+_DOCKER_SECRETS = Path("/run/secrets")
 
 
 class Settings(BaseSettings):
@@ -28,6 +32,8 @@ class Settings(BaseSettings):
     profile: str | None = Field(None, validation_alias="AIRLAB_PROFILE")
     api_key: SecretStr | None = Field(None, validation_alias="AIRLAB_API_KEY")
     admin_key: SecretStr | None = Field(None, validation_alias="AIRLAB_ADMIN_KEY")
+    api_key_file: Path | None = Field(None, validation_alias="AIRLAB_API_KEY_FILE")
+    admin_key_file: Path | None = Field(None, validation_alias="AIRLAB_ADMIN_KEY_FILE")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], NoDecode] = Field(
         "info", validation_alias="AIRLAB_LOG_LEVEL"
     )
@@ -58,11 +64,35 @@ def read_settings(**overrides: object) -> Settings:
     """The environment with the command line's overrides (None: not given) on top.
 
     Raises:
-        SettingsError: A variable holds what it may not; every such variable is named with what is allowed.
+        SettingsError: A variable holds what it may not, every such one named with what is allowed; or a key's file
+            cannot be read, or others can read it.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**given)  # type: ignore[arg-type] # pydantic checks them
+        settings = Settings(**given)  # type: ignore[arg-type] # pydantic checks them
     except ValidationError as exc:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in exc.errors()]
         raise SettingsError("The environment has settings that AirLab cannot use:\n" + "\n".join(lines)) from exc
+    keys = {name: _key_in_file(settings, name) for name in ("api_key", "admin_key")}
+    return settings.model_copy(update={name: key for name, key in keys.items() if key is not None})
+
+
+def _key_in_file(settings: Settings, name: str) -> SecretStr | None:
+    """A key that stands in a file of its own, so that it is in no environment; None where no file is named."""
+    variable, path = f"AIRLAB_{name.upper()}_FILE", getattr(settings, f"{name}_file")
+    if path is None:
+        return None
+    if getattr(settings, name) is not None:
+        raise SettingsError(f"{variable} and AIRLAB_{name.upper()} are both set; set one of them")
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            key = file.read(_KEY_BYTES + 1).decode().strip()
+    except (OSError, ValueError) as exc:
+        raise SettingsError(f"{variable} names {path}, which cannot be read as a key: {exc}") from exc
+    # Docker lays its secrets there for one container alone, readable by every user in it.
+    if mode & 0o077 and path.parent != _DOCKER_SECRETS:
+        raise SettingsError(f"{path} ({variable}) can be read by other users; do: chmod 600 {path}")
+    if not key or len(key) > _KEY_BYTES or not key.isprintable():
+        raise SettingsError(f"{path} ({variable}) holds no key: one line of at most {_KEY_BYTES} bytes is wanted")
+    return SecretStr(key)

@@ -80,6 +80,49 @@ def test_error_about_another_variable_shows_no_key(monkeypatch: pytest.MonkeyPat
     assert "secretly" not in repr(refused.value.__cause__)
 
 
+def keep_key_in(path: Path, content: str, monkeypatch: pytest.MonkeyPatch, *, mode: int = 0o600) -> None:
+    path.write_text(content)
+    path.chmod(mode)
+    monkeypatch.setenv("AIRLAB_ADMIN_KEY_FILE", str(path))
+
+
+def test_key_may_stand_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's secrets and systemd's credentials are files: an environment is inherited, and shown by ps."""
+    keep_key_in(tmp_path / "admin.key", "rule-me-secretly\n", monkeypatch)
+    settings = read_settings()
+    assert settings.admin_key is not None
+    assert settings.admin_key.get_secret_value() == "rule-me-secretly"
+    assert "secretly" not in repr(settings)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_fault_063_key_file_that_others_can_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    keep_key_in(tmp_path / "admin.key", "rule-me-secretly\n", monkeypatch, mode=mode)
+    with pytest.raises(SettingsError) as refused:
+        read_settings()
+    assert f"chmod 600 {tmp_path}/admin.key" in refused.value.message
+    assert "secretly" not in refused.value.message
+
+
+@pytest.mark.parametrize("content", ["", " \n", "two\nlines", "k" * 2000, "\x00"])
+def test_key_file_without_one_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    """An empty key would let in whoever sends none."""
+    keep_key_in(tmp_path / "admin.key", content, monkeypatch)
+    with pytest.raises(SettingsError, match="holds no key"):
+        read_settings()
+
+
+def test_key_file_that_is_missing_or_beside_a_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRLAB_ADMIN_KEY_FILE", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match="cannot be read"):
+        read_settings()
+    monkeypatch.setenv("AIRLAB_ADMIN_KEY", "rule-me")
+    with pytest.raises(SettingsError, match="both set"):
+        read_settings()
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         read_settings().port = 1  # type: ignore[misc] # mypy knows it, too

@@ -11,6 +11,8 @@ from dataclasses import replace
 from app.chat.history import KEPT_WHEN_FULL, Counted, turns_of
 from app.messages import Message
 
+MOST_BYTES = 64 * 1024
+"""Most of one result that a model is shown, however large its context is."""
 _NOTE_TOKENS = 32
 
 
@@ -24,8 +26,9 @@ async def with_short_results(
     """
     limit_tokens = int(budget_tokens * KEPT_WHEN_FULL)
     fitting: list[Counted] = []
-    for turn in turns_of(branch):
-        share, short = share_of_results(turn, limit_tokens), list(turn)
+    for whole in turns_of(branch):
+        turn = [await _bounded(item, count) for item in whole]
+        share, short = share_of_results(turn, limit_tokens), turn
         # Again with less: the beginning of a text may take more tokens than its share of the characters.
         while share > 0 and _length(short) > limit_tokens:
             short = []
@@ -45,12 +48,23 @@ def share_of_results(turn: Sequence[Counted], limit_tokens: int) -> int:
 
 def shortened(item: Counted, *, to_tokens: int) -> Message:
     """A tool's result cut to about so many tokens, and the model told so; the message itself where it is no longer."""
-    text = item.message.content
     if item.message.role != "tool" or item.tokens <= to_tokens:
         return item.message
-    kept = len(text) * max(0, to_tokens - _NOTE_TOKENS) // item.tokens
-    note = f"... [cut: these are the first {kept} of {len(text)} characters, there is no room for more]"
-    return replace(item.message, content=text[:kept] + note)
+    return _cut(item.message, len(item.message.content) * max(0, to_tokens - _NOTE_TOKENS) // item.tokens)
+
+
+async def _bounded(item: Counted, count: Callable[[Message], Awaitable[int]]) -> Counted:
+    raw = item.message.content.encode(errors="replace")
+    if item.message.role != "tool" or len(raw) <= MOST_BYTES:
+        return item
+    message = _cut(item.message, len(raw[:MOST_BYTES].decode(errors="ignore")))
+    return Counted(message, await count(message))
+
+
+def _cut(message: Message, characters: int) -> Message:
+    text = message.content
+    note = f"... [cut: these are the first {characters} of {len(text)} characters, there is no room for more]"
+    return replace(message, content=text[:characters] + note)
 
 
 def _length(turn: Sequence[Counted]) -> int:

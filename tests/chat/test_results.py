@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.chat.history import Counted, cut
-from app.chat.results import share_of_results, with_short_results
+from app.chat.results import MOST_BYTES, share_of_results, with_short_results
 from app.messages import Message, ToolCall
 
 USER, ANSWER = Counted(Message("user", "u" * 10), 10), Counted(Message("assistant", "a" * 10), 10)
@@ -37,6 +37,17 @@ async def test_long_result_is_cut_and_the_model_is_told() -> None:
     assert long.message.content.startswith("x" * 200)
     assert long.message.content.endswith("of 9000 characters, there is no room for more]")
     assert short == branch[-1]
+
+
+async def test_result_is_cut_to_64_kib_however_large_the_context_is() -> None:
+    branch = [USER, *await told("\u00e9" * MOST_BYTES)]
+    *_, long = await with_short_results(branch, budget_tokens=10_000_000, count=count)
+
+    assert long.message.content.startswith("\u00e9" * (MOST_BYTES // 2) + "...")
+    assert long.message.content.endswith(
+        f"first {MOST_BYTES // 2} of {MOST_BYTES} characters, there is no room for more]"
+    )
+    assert long.tokens == await count(long.message)
 
 
 @given(st.lists(st.text("a1 ", max_size=4000), min_size=1, max_size=5), st.integers(700, 3000))
