@@ -283,7 +283,8 @@ class Gate:
         if decision.runs and (kept := self._results.get(decision.policy, spec, arguments)) is not None:
             self._journal.note(ToolResultReused(spec.name))
             return replace(asked.answer("ok", kept, "returned by the same call a moment ago"), ran=True), None
-        audit_id = await self._ledger.before(asked.intent(verdict, decision.approved_by))
+        durable = spec.risk != "read"
+        audit_id = await self._ledger.before(asked.intent(verdict, decision.approved_by), durable=durable)
         if not decision.runs or verdict.confinement is None:
             self._journal.note(ToolDenied(spec.name, asked.actor))
             result = asked.denied(verdict.reason)
@@ -293,7 +294,7 @@ class Gate:
         else:
             result, wants = await self._run(asked, spec, arguments, decision, audit_id)
         if audit_id is not None:
-            await self._ledger.after(audit_id, result)
+            await self._ledger.after(audit_id, result, durable=durable)
         return result, wants
 
     async def _run(
@@ -315,7 +316,7 @@ class Gate:
             result = asked.out_of_time(verdict.reason)
         except asyncio.CancelledError:
             gone = asked.failed("cancelled", "The caller went away.", reason=verdict.reason)
-            await self._ledger.after(audit_id, gone)
+            await self._ledger.after(audit_id, gone, durable=spec.risk != "read")
             raise
         except Exception:
             log.exception("a tool call failed inside AirLab")

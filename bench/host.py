@@ -13,7 +13,7 @@ import psutil
 
 from bench.targets import llama_server
 
-_PACKAGES = ("airlab", "httptools", "litestar", "msgspec", "uvicorn", "uvloop", "xllamacpp")
+_PACKAGES = ("httptools", "litestar", "msgspec", "uvicorn", "uvloop", "xllamacpp")
 
 
 def host_facts() -> dict[str, Any]:
@@ -25,6 +25,7 @@ def host_facts() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "airlab": _revision(),
         "engine": _engine(),
         "load_average": os.getloadavg(),
     }
@@ -34,6 +35,15 @@ def _cpu() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _revision() -> str:
+    """The commit that is measured; nothing where this is no checkout, or there is no git."""
+    try:
+        asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _engine() -> str:

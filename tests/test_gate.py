@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from app.gate import ToolDenied, ToolRan, ToolResultReused
 from app.ledger import AuditFailed
+from app.policy.rules import Root
 from app.tools.base import Limits
 from app.turnguard import TurnGuard
 from tests.support.gate import BOUND_S, House
@@ -81,6 +82,17 @@ async def test_call_whose_intent_cannot_be_written_does_not_run(house: House) ->
     assert (result.status, said["code"]) == ("error", "audit_failed")
     assert house.toolbox._pools == {}, "a worker was asked for"
     assert house.facts == [AuditFailed("get_current_time", "before", "OSError: No space left on device")]
+
+
+async def test_only_a_call_that_changes_nothing_runs_before_its_intent_is_on_the_disk(house: House) -> None:
+    """A power cut must not take the only trace of a change; of a look it may."""
+    house.policy = replace(house.policy, roots=(Root(PurePosixPath(house.root), "write"),))
+    await house.call("get_current_directory", {})
+    await house.call("write_file", {"path": f"{house.root}/new.txt", "lines": ["a"]})
+    await house.call("delete_file", {"path": f"{house.root}/new.txt"}, approvals=house.person(grant=True))
+
+    assert [intent.tool for intent in house.audit.intents] == ["get_current_directory", "write_file", "delete_file"]
+    assert house.audit.durable == [False, True, True]
 
 
 async def test_result_that_cannot_be_recorded_stands_and_is_said_loudly(house: House) -> None:

@@ -65,8 +65,11 @@ class Audit:
         """Everything is in the database."""
         self._database = database
 
-    async def intend(self, intent: Intent) -> int:
+    async def intend(self, intent: Intent, *, durable: bool = True) -> int:
         """Write down that a call is about to run: the id to record its result under.
+
+        Not ``durable``: a power cut may take the row, as it does the memory of whoever asked; for calls that change
+        nothing, where waiting for the disk would take longer than the call.
 
         Raises:
             StorageFullError: The disk is full: the call must not run.
@@ -83,12 +86,18 @@ class Audit:
             storable(intent.reason),
             intent.approved_by,
         )
-        return await self._database.write(lambda connection: inserted(connection, _INSERT, values))
+        return await self._database.write(lambda connection: inserted(connection, _INSERT, values), durable=durable)
 
     async def record(
-        self, audit_id: int, *, status: Literal["ok", "error", "denied"], duration_s: float, result_bytes: int
+        self,
+        audit_id: int,
+        *,
+        status: Literal["ok", "error", "denied"],
+        duration_s: float,
+        result_bytes: int,
+        durable: bool = True,
     ) -> None:
-        """Write down how the call ended. What is recorded is never changed.
+        """Write down how the call ended; ``durable`` as ``intend`` takes it. What is recorded is never changed.
 
         Raises:
             StorageError: There is no such call, its end is recorded already, or SQLite refused.
@@ -99,7 +108,7 @@ class Audit:
             if connection.execute(_RECORD, values).rowcount != 1:
                 raise StorageError(f"audit: call {audit_id} is unknown, or its end is recorded already")
 
-        await self._database.write(work)
+        await self._database.write(work, durable=durable)
 
     async def recent(
         self, limit: int, *, tool: str | None = None, session: str | None = None

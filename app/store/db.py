@@ -57,8 +57,11 @@ class Database:
             await self.close()
             raise
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
         """Run the work as one transaction: what it returned is on the disk when this returns.
+
+        Not ``durable``: it is in the hands of the system only, which spares the wait for the disk. A crash of AirLab
+        takes nothing of it back, a power cut may.
 
         A caller that is cancelled while its work waits takes it back; once begun, the work is done wholly. An exception
         of the work undoes it.
@@ -67,7 +70,7 @@ class Database:
             StorageFullError: The disk is full.
             StorageError: SQLite refused, or the database is closed.
         """
-        return await self._run(lambda: self._transact("BEGIN IMMEDIATE", work))
+        return await self._run(lambda: self._transact("BEGIN IMMEDIATE", work, durable=durable))
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run work that only reads; all it reads is of one moment.
@@ -96,11 +99,12 @@ class Database:
         # Cancelling this takes back a job that waits; one that runs is finished by the thread.
         return await asyncio.wrap_future(self._thread.submit(job))
 
-    def _transact(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _transact(self, begin: str, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
         connection = self._connection
         if connection is None:
             raise StorageError(f"{self.path} was never opened")
         with translated(self.path):
+            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             connection.execute(begin)
             try:
                 result = work(connection)

@@ -141,6 +141,16 @@ async def test_file_held_by_another_program_says_so(database: Database) -> None:
     await Talk(database).open(user("one"))
 
 
+async def test_only_what_need_not_outlive_a_power_cut_does_not_wait_for_the_disk(database: Database) -> None:
+    def waits(connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA synchronous").fetchone()[0])
+
+    full, normal = 2, 1
+    assert await database.write(waits) == full
+    assert await database.write(waits, durable=False) == normal
+    assert await database.write(waits) == full
+
+
 async def test_exception_in_the_work_undoes_it(database: Database) -> None:
     def work(connection: sqlite3.Connection) -> None:
         _store_session("half")(connection)

@@ -28,17 +28,20 @@ class FakeAudit:
     """Remembers what it was told; fails when it is asked to."""
 
     intents: list[Intent] = field(default_factory=list)
+    durable: list[bool] = field(default_factory=list)
     ends: list[tuple[int, str]] = field(default_factory=list)
     fail_intend: Exception | None = None
     fail_record: Exception | None = None
 
-    async def intend(self, intent: Intent) -> int:
+    async def intend(self, intent: Intent, *, durable: bool) -> int:
+        self.durable.append(durable)
         if self.fail_intend is not None:
             raise self.fail_intend
         self.intents.append(intent)
         return len(self.intents)
 
-    async def record(self, audit_id: int, *, status: str, duration_s: float, result_bytes: int) -> None:
+    async def record(self, audit_id: int, *, status: str, duration_s: float, result_bytes: int, durable: bool) -> None:
+        assert durable == self.durable[audit_id - 1]
         if self.fail_record is not None:
             raise self.fail_record
         assert duration_s >= 0
