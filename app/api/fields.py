@@ -150,6 +150,8 @@ class ChatFields(Sampling, kw_only=True):
     reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
     reasoning_effort: str | None = None
     add_generation_prompt: bool | None = None
+    server_tools: Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(max_length=128)] | None = None
+    """AirLab's own field: tools of the server that may run for this request, by their names."""
 
 
 class CompletionFields(Sampling, kw_only=True):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import msgspec
 
-from app.api import pages
-from app.api.auth import Auth
+from app.api import pages, served
+from app.api.auth import Actor, Auth
 from app.api.auth import Scope as Needs
 from app.api.errors import Answer, answer_for
 from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
 from app.api.kinds import require_kind
 from app.api.wire import Receive, Scope, Send
+from app.chat.once import Answering
 from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
 from app.fleet.decide import cannot_start
@@ -57,20 +59,20 @@ class OpenAIApp:
             client = scope["client"]
             actor = self._auth.who(scope["headers"], address=client[0] if client else "")
             self._auth.require(actor, NEEDS)
-            await self._serve(scope["method"], scope["path"], receive, reply)
+            await self._serve(scope["method"], scope["path"], receive, reply, actor)
         except AirLabError as exc:
             await reply.fail(answer_for(exc))
         except Exception as exc:  # noqa: BLE001 # the last one to hear of it: logged, and told as a 500
             await reply.fail(answer_for(exc))
 
-    async def _serve(self, method: str, path: str, receive: Receive, reply: _Reply) -> None:
+    async def _serve(self, method: str, path: str, receive: Receive, reply: _Reply, actor: Actor) -> None:
         generation = GENERATIONS.get(path)
         if generation is not None:
             if method != "POST":
                 raise WrongMethodError(f"{path} takes POST", allowed="POST")
             self._service.refuse_if_stopping()
             body = (await receive())["body"]
-            await self._generate(path, generation, read_fields(body, generation.fields), reply)
+            await self._generate(path, generation, read_fields(body, generation.fields), reply, actor)
         elif path == "/v1/models" or path.startswith("/v1/models/"):
             if method not in {"GET", "HEAD"}:
                 raise WrongMethodError(f"{path:.100} takes GET", allowed="GET")
@@ -85,8 +87,11 @@ class OpenAIApp:
         key = snapshot.key_of(name)
         return pages.openai_model(snapshot.models[key], status[key])
 
-    async def _generate(self, path: str, generation: Generation, fields: Fields, reply: _Reply) -> None:
+    async def _generate(self, path: str, generation: Generation, fields: Fields, reply: _Reply, actor: Actor) -> None:
         key = await self._serving_key(fields.model, generation.kind)
+        if isinstance(fields, ChatFields) and fields.server_tools:
+            await self._answer_with_tools(key, fields, actor, reply)
+            return
         fields.model = key
         body = msgspec.json.encode(fields)
         deadline_s = time.monotonic() + _WAIT_S
@@ -95,6 +100,21 @@ class OpenAIApp:
             await self._pass_on(lease, path, body, reply)
 
         await with_lease(self._service.fleet, key, work, deadline_s=deadline_s, begun=lambda: reply.started)
+
+    async def _answer_with_tools(self, key: str, fields: ChatFields, actor: Actor, reply: _Reply) -> None:
+        """The one case below /v1 in which the server's tools run: the request names them."""
+        request = served.once_request(self._service, key, fields, wait_s=_WAIT_S)
+        answering, model = Answering(self._service.chat, request, actor=actor.name), fields.model or key
+        if not fields.stream:
+            await reply.whole(200, _JSON, await served.whole(answering, model))
+            return
+        with_usage = bool((fields.stream_options or {}).get("include_usage"))
+        async with aclosing(served.streamed(answering, model, with_usage=with_usage)) as stream:
+            async for event in stream:
+                if not reply.started:
+                    await reply.begin(200, [(b"content-type", b"text/event-stream"), *_STREAM_HEADERS])
+                await reply.more(event)
+        await reply.end()
 
     async def _serving_key(self, name: str | None, kind: Kind) -> str:
         snapshot = self._service.live.current

@@ -251,7 +251,7 @@ class _Turn:
     async def _fitting(self, call: Call) -> list[Message]:
         """The branch, cut to what fits; lengths are the engine's own."""
         models, upstream, template = self._chat.models, call.lease.upstream, call.template
-        counted_by = _counted_by(call.lease)
+        counted_by = call.lease.counted_by
 
         async def count(message: Message) -> int:
             return await models.count(upstream, counted_by, message)
@@ -304,12 +304,6 @@ class _Turn:
 
     def _tell_waiting(self, waiting: leases.Waiting) -> None:
         self._emit(events.Waiting(model=waiting.key, state=waiting.state, ahead=waiting.ahead))
-
-
-def _counted_by(lease: Lease) -> str:
-    """Counts hold for one file and its template; another file under the same key counts anew."""
-    weights = lease.spec.run.weights
-    return f"{lease.spec.key}:{weights.modified_ns if weights else 0}"
 
 
 def _same(call: ToolCall, other: ToolCall) -> bool:

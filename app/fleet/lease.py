@@ -99,6 +99,12 @@ class Lease:
         return self._held.spec
 
     @property
+    def counted_by(self) -> str:
+        """Who counts tokens here: one file and its template; another file under the same key counts anew."""
+        weights = self.spec.run.weights
+        return f"{self.spec.key}:{weights.modified_ns if weights else 0}"
+
+    @property
     def upstream(self) -> Upstream:
         """The way to its llama-server."""
         return self._held.upstream
