@@ -93,6 +93,26 @@ async def test_only_tools_that_are_allowed_are_offered(servers: McpServers) -> N
     assert await call(servers, "search", text="hi") == {"content": {"result": "1 times hi"}}
 
 
+async def test_server_that_others_wrote_works_and_comes_back_after_it_was_killed(
+    servers: McpServers, facts: list[Fact]
+) -> None:
+    """One from PyPI, as a user would declare it."""
+    await connected(servers, command=[sys.executable, "-m", "mcp_server_time"], allow=["convert_time"])
+    spec = servers.specs()["docs__convert_time"]
+    assert {"source_timezone", "time", "target_timezone"} <= set(spec.parameters["properties"])
+    asked = {"source_timezone": "Europe/Berlin", "time": "12:00", "target_timezone": "Asia/Tokyo"}
+    before = await call(servers, "convert_time", **asked)
+    assert "Asia/Tokyo" in json.dumps(before)
+
+    [process] = [child for child in psutil.Process().children() if "mcp_server_time" in child.cmdline()]
+    process.kill()
+    await until(lambda: any(isinstance(fact, McpLost) for fact in facts))
+    await until(lambda: servers.specs())
+
+    after = await call(servers, "convert_time", **asked)
+    assert "Asia/Tokyo" in json.dumps(after)
+
+
 async def test_nothing_is_offered_unless_it_is_allowed(servers: McpServers) -> None:
     await connected(servers, **STDIO)
 
