@@ -100,7 +100,7 @@ async def test_server_that_others_wrote_works_and_comes_back_after_it_was_killed
     await connected(servers, command=[sys.executable, "-m", "mcp_server_time"], allow=["convert_time"])
     spec = servers.specs()["docs__convert_time"]
     assert {"source_timezone", "time", "target_timezone"} <= set(spec.parameters["properties"])
-    asked = {"source_timezone": "Europe/Berlin", "time": "12:00", "target_timezone": "Asia/Tokyo"}
+    asked: dict[str, Any] = {"source_timezone": "Europe/Berlin", "time": "12:00", "target_timezone": "Asia/Tokyo"}
     before = await call(servers, "convert_time", **asked)
     assert "Asia/Tokyo" in json.dumps(before)
 
