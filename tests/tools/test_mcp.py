@@ -107,7 +107,7 @@ async def test_server_that_others_wrote_works_and_comes_back_after_it_was_killed
     [process] = [child for child in psutil.Process().children() if "mcp_server_time" in child.cmdline()]
     process.kill()
     await until(lambda: any(isinstance(fact, McpLost) for fact in facts))
-    await until(lambda: servers.specs())
+    await until(servers.specs)
 
     after = await call(servers, "convert_time", **asked)
     assert "Asia/Tokyo" in json.dumps(after)
