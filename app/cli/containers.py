@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.engines.base import Launch, RunSpec
-from app.engines.container import Order, Where, body_of, order_of, section_of
+from app.engines.container import Image, Order, Where, body_of, order_of, section_of
 from app.engines.docker import DockerEngine, own_user
 from app.engines.kinds import containers_dir, host_nodes
 from app.engines.placement import place
@@ -33,7 +33,7 @@ async def _order(key: str, run: RunSpec, instance: str, settings: Settings) -> O
     if settings.launcher is not None:
         where = Where(settings.launcher.parent, None, own_user())
         placement = place(run, section, host_nodes(), ())
-        return order_of(key, run, instance, where=where, image_id=section.image, placement=placement)
+        return order_of(key, run, instance, where=where, image=Image(section.image), placement=placement)
     engine = DockerEngine(containers_dir(settings), os.environ, nodes=host_nodes)
     try:
         return await engine.order_for(Launch(key, (), Path(f"{instance}.sock"), {}, run), instance=instance)

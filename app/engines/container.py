@@ -44,6 +44,15 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """An image that is on this machine."""
+
+    id: str
+    volumes: tuple[str, ...] = ()
+    """Places for which Docker would make writable volumes, since the image says so."""
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """All that a container follows from."""
 
@@ -51,7 +60,7 @@ class Order:
     run: RunSpec
     name: str
     """The container's name."""
-    image_id: str
+    image: Image
     user: str
     """uid:gid in the container."""
     mounts: tuple[Mount, ...]
@@ -97,7 +106,7 @@ def body_of(order: Order) -> Body:
     )
     memory_bytes = section.memory or 0
     return {
-        "Image": order.image_id,
+        "Image": order.image.id,
         "Entrypoint": ["llama-server"],
         "Cmd": list(told),
         "User": order.user,
@@ -131,7 +140,7 @@ def body_of(order: Order) -> Body:
                 {"Name": "nofile", "Soft": _NOFILE, "Hard": _NOFILE},
             ],
             "Tmpfs": {"/tmp": _TMP},  # noqa: S108 # the container's own
-            "Mounts": [_mount(each) for each in order.mounts],
+            "Mounts": [*map(_mount, order.mounts), *map(_nothing, order.image.volumes)],
             "Binds": None,
             "VolumesFrom": None,
             "Devices": [],
@@ -157,11 +166,18 @@ def differences(body: Body, inspected: Mapping[str, Any]) -> list[str]:
     config, host = inspected.get("Config", {}), inspected.get("HostConfig", {})
     wanted = {name: value for name, value in body["HostConfig"].items() if name not in _LIMITS}
     found = [name for name, value in wanted.items() if not _same(value, host.get(name))]
-    exact = {name: body[name] for name in ("Entrypoint", "Cmd", "User", "Tty", "OpenStdin", "Healthcheck")}
+    exact = {name: body[name] for name in ("Entrypoint", "Cmd", "User", "Tty", "OpenStdin")}
     found += [name for name, value in exact.items() if not _same(value, config.get(name))]
+    # Beside the test, Docker keeps what the image says of it.
+    if (config.get("Healthcheck") or {}).get("Test") != body["Healthcheck"]["Test"]:
+        found.append("Healthcheck")
     if inspected.get("Image") != body["Image"]:
         found.append("Image")
-    return sorted(found)
+    # What is mounted in the end, whoever asked for it: we, or the image.
+    targets = {mount["Target"] for mount in body["HostConfig"]["Mounts"]}
+    if {mount["Destination"] for mount in inspected.get("Mounts", ())} - targets:
+        found.append("Mounts")
+    return sorted(set(found))
 
 
 def _same(asked: Any, found: Any) -> bool:
@@ -183,6 +199,11 @@ def _numa_of(order: Order) -> RunSpec:
 def _mount(mount: Mount) -> dict[str, Any]:
     # Not Binds: those make a folder, as root, of a source that is missing.
     return {"Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only}
+
+
+def _nothing(place: str) -> dict[str, Any]:
+    # In the place of a volume that the image asks for: one could be filled until the host's disk is full.
+    return {"Type": "tmpfs", "Target": place, "ReadOnly": True, "TmpfsOptions": {"SizeBytes": 4096, "Mode": 0o555}}
 
 
 def _device_requests(section: DockerEngineSection) -> list[dict[str, Any]] | None:
@@ -245,7 +266,7 @@ class Where:
     user: str
 
 
-def order_of(key: str, run: RunSpec, instance: str, *, where: Where, image_id: str, placement: Placement) -> Order:
+def order_of(key: str, run: RunSpec, instance: str, *, where: Where, image: Image, placement: Placement) -> Order:
     """The container for this run.
 
     Raises:
@@ -262,7 +283,7 @@ def order_of(key: str, run: RunSpec, instance: str, *, where: Where, image_id: s
         key,
         run,
         f"airlab-{installation[:8]}-{instance}",
-        image_id,
+        image,
         where.user,
         (*files, own),
         {f"{LABEL}.{name}": value for name, value in labels.items()},

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from app.devices.dockerd import docker_socket
+from app.engines.container import Image
 from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError
 
 CALL_S = 10.0
@@ -40,9 +43,10 @@ class Daemon:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._client: Any = None
 
-    async def image_id(self, image: str) -> str:
-        """The id of an image that is here. Raises ImageMissingError."""
-        return str((await self._call(lambda api: api.inspect_image(image)))["Id"])
+    async def image(self, name: str) -> Image:
+        """An image that is here. Raises ImageMissingError."""
+        found = await self._call(lambda api: api.inspect_image(name))
+        return Image(str(found["Id"]), tuple(sorted(found["Config"].get("Volumes") or ())))
 
     async def create(self, body: dict[str, Any], name: str) -> str:
         """Make a container, not started; its id. Raises TakenError."""
@@ -106,6 +110,8 @@ class Daemon:
     def close(self) -> None:
         """Let its threads end; those that wait for a daemon do so within seconds."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client.close()
 
     async def _call(self, ask: Callable[[Any], _T]) -> _T:
         loop = asyncio.get_running_loop()
@@ -117,6 +123,7 @@ class Daemon:
         import docker.errors  # noqa: PLC0415
         import requests  # noqa: PLC0415
 
+        self._knock()
         try:
             return ask(self._connected())
         except docker.errors.ImageNotFound as exc:
@@ -130,7 +137,28 @@ class Daemon:
         except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as exc:
             if "Read timed out" in str(exc):  # how urllib3 says it from within a body
                 raise _SlowError(f"Docker did not answer within {CALL_S:g} s") from exc
-            raise EngineAwayError(_why_away(exc)) from exc
+            raise EngineAwayError(f"Docker broke off: {str(exc)[:300]}") from exc
+
+    def _knock(self) -> None:
+        """Whether anybody listens at all: the library leaves sockets open that it could not connect, and says less."""
+        place = docker_socket(self._environment)
+        if place is None:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX) as knocking:
+                knocking.settimeout(CALL_S)
+                knocking.connect(str(place))
+        except PermissionError as exc:
+            raise EngineAwayError(
+                f"Docker's socket {place} may not be used by this user; add it to the group docker, or let a "
+                "launcher do it (AIRLAB_LAUNCHER)"
+            ) from exc
+        except TimeoutError as exc:
+            raise _SlowError(f"Docker did not answer within {CALL_S:g} s") from exc
+        except OSError as exc:
+            raise EngineAwayError(
+                f"Docker does not run here: {place}: {exc.strerror}; if its socket is elsewhere, set DOCKER_HOST"
+            ) from exc
 
     def _connected(self) -> Any:
         if self._client is None:
@@ -159,15 +187,6 @@ def _refusal(said: str, status: int) -> EngineError:
     if status == 409 and "is already in use" in said:
         return TakenError(f"Docker has another container of that name: {said}")
     return EngineError(f"Docker refused: {said}")
-
-
-def _why_away(exc: BaseException) -> str:
-    text = str(exc)
-    if "PermissionError" in text:
-        return "Docker's socket may not be used by this user; add it to the group docker, or set AIRLAB_LAUNCHER"
-    if "FileNotFoundError" in text or "ConnectionRefusedError" in text:
-        return "Docker does not run here, or its socket is elsewhere (DOCKER_HOST)"
-    return f"Docker broke off: {text[:300]}"
 
 
 def _mountinfo() -> str:

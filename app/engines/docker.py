@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from app.engines.container import (
     LABEL,
     NOBODY,
     SOCKET_INSIDE,
+    Image,
     Order,
     Where,
     body_of,
@@ -99,11 +101,11 @@ class DockerEngine:
         """What would be started now. Raises EngineError."""
         run, section = launch.run, section_of(launch.run)
         mounts = await self.daemon.own_mounts()
-        image_id = await self._image_id(section.image)
+        image = await self._image(section.image)
         taken = [each.node for each in self._running if each.node is not None and not each.is_gone]
         placement = place(run, section, self._nodes(), taken)
         where = Where(self.folder, mounts, self.user)
-        return order_of(launch.key, run, instance, where=where, image_id=image_id, placement=placement)
+        return order_of(launch.key, run, instance, where=where, image=image, placement=placement)
 
     async def sweep(self) -> None:
         """Remove every container of this installation, and its sockets; before the first start at the latest.
@@ -124,7 +126,7 @@ class DockerEngine:
             log.info("removing the container %s, which a predecessor left", container["Id"][:12])
             await self.daemon.remove(container["Id"])
         for folder in filter(Path.is_dir, self.folder.glob("*-*")):
-            _remove_folder(folder / SOCKET_INSIDE.name)
+            await asyncio.to_thread(_remove_folder, folder / SOCKET_INSIDE.name)
         self._swept = True
 
     def close(self) -> None:
@@ -138,9 +140,9 @@ class DockerEngine:
             raise EngineError(f"the socket path {socket} is longer than {_SOCKET_BYTES} bytes; use a shorter TMPDIR")
         return await self.order_for(launch, instance=instance), socket
 
-    async def _image_id(self, image: str) -> str:
+    async def _image(self, image: str) -> Image:
         try:
-            return await self.daemon.image_id(image)
+            return await self.daemon.image(image)
         except ImageMissingError as exc:
             what = "no image of that digest is" if "@sha256:" in image else "it is not"
             raise ImageMissingError(
@@ -159,11 +161,11 @@ class DockerEngine:
                 raise EngineError(f"Docker made a container that is not walled in as asked ({', '.join(holes)})")  # noqa: TRY301
             await self.daemon.start(container)
         except TakenError:
-            _remove_folder(socket)
+            await asyncio.to_thread(_remove_folder, socket)
             raise
         except BaseException:
             await self._remove_half_made(container, order.name)
-            _remove_folder(socket)
+            await asyncio.to_thread(_remove_folder, socket)
             raise
         return DockerRunning(self.daemon, container, socket, order)
 
@@ -211,7 +213,7 @@ class DockerRunning:
         self.socket = socket
         self.id = container
         self.container: str | None = container[:12]
-        self.image_id = order.image_id
+        self.image_id = order.image.id
         self.node = order.placement.node
         self.is_gone = False
         """True once nothing of it is left."""
@@ -264,7 +266,7 @@ class DockerRunning:
         if self.is_gone:
             if self._looking is not None:
                 self._looking.cancel()
-            _remove_folder(self.socket)
+            await asyncio.to_thread(_remove_folder, self.socket)
         return self.is_gone
 
     async def _kill(self, signal: str) -> None:
@@ -324,10 +326,11 @@ def own_user() -> str:
 
 
 def _remove_folder(socket: Path) -> None:
-    """Of a container's own folder, the socket and then the folder, if nothing else is in it."""
+    """A container's own folder, with whatever it left there. Blocks as long as that takes."""
     try:
-        socket.unlink(missing_ok=True)
-        socket.parent.rmdir()
+        shutil.rmtree(socket.parent)
+    except FileNotFoundError:
+        return
     except OSError as exc:
         log.warning("%s stays: %s", socket.parent, exc.strerror)
 
