@@ -150,6 +150,22 @@ class EngineError(AirLabError):
     """The engine could not be found or started."""
 
 
+class EngineAwayError(EngineError):
+    """What starts engines does not answer now; trying again soon can work."""
+
+
+class ImageMissingError(EngineError):
+    """The image of a container engine is not on this machine."""
+
+
+class GpuUnavailableError(EngineError):
+    """Docker cannot hand a GPU to a container."""
+
+
+class LauncherRefusedError(EngineError):
+    """The launcher does not start what it was asked for."""
+
+
 class EngineAnsweredError(AirLabError):
     """A llama-server that runs answered that it failed at this request."""
 

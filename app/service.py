@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.chat.turn import Chat
-from app.engines.native import NativeEngine
+from app.engines.kinds import engines_for
 from app.errors import DrainingError, ManifestError, SettingsError, StorageError
 from app.fleet.fleet import Fleet
 from app.fleet.states import Limits
@@ -98,8 +98,8 @@ class Service:
         self.server = server_section(settings, loaded.manifest.server)
         require_keys_for(self.server.host, settings)
         self.journal = Journal()
-        self.engine = NativeEngine(settings.run_dir, settings.llama_server_path)
-        host = probe(self.engine)
+        self.engine = engines_for(settings, os.environ)
+        host = probe(self.engine.native)
         closed = None if trouble is None else _CLOSED
         self.fleet = Fleet(self.engine, settings.run_dir, self.journal, limits)
         self.database = Database(settings.state / "airlab.db")
@@ -181,8 +181,9 @@ class Service:
         await self.chat.drained(within_s=drain_s, hurried=self._hurried)
         clean = await self.fleet.shut_down(drain_s=max(0.0, ends_s - time.monotonic()))
         if not clean:
-            left = (key for key, status in self.fleet.status().items() if status.pid is not None)
+            left = (key for key, now in self.fleet.status().items() if now.pid is not None or now.container is not None)
             self.journal.note(EnginesLeft(", ".join(left)))
+        self.engine.close()
         try:
             await asyncio.gather(self.toolbox.close(), self.servers.close())
             # What is left of a turn has no model and no tool any more: it marks itself and ends.

@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], NoDecode] = Field(
         "info", validation_alias="AIRLAB_LOG_LEVEL"
     )
+    launcher: Path | None = Field(None, validation_alias="AIRLAB_LAUNCHER")
     llama_server_path: Path | None = Field(None, validation_alias="LLAMA_SERVER_PATH")
     n_gpu_layers: Annotated[int, Field(ge=-1, le=1000)] | None = Field(None, validation_alias="N_GPU_LAYERS")
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from tests.support.docker import require_docker
 from tests.support.service import ADMIN_KEY, KEYS, EngineKind, Lab, Service, require_real_engine, temporary_lab
 
 # A busy machine is no failure: nothing here may depend on how long an example takes.
@@ -21,6 +22,8 @@ _SHARED = {"small": {"kind": ["chat", "embedding"], "aliases": ["org/small:q4"]}
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked ``llama`` need the real llama-server."""
+    if item.get_closest_marker("docker"):
+        require_docker()
     if item.get_closest_marker("llama"):
         require_real_engine()
 

@@ -68,6 +68,8 @@ class FakeRunning:
     manner: Manner
     pid: int | None
     ready: bool = False
+    container: str | None = None
+    fallback_because: str | None = None
     closed_because: AirLabError | None = None
     end: asyncio.Future[Exit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     _ticks: int = 0
@@ -159,12 +161,12 @@ class FakeUpstream:
         self.last_byte_s = 0.0
         self.awaited = 0
         self.closed_because: AirLabError | None = None
-        self._engine, self._socket = engine, socket
+        self._engine, self.socket = engine, socket
 
     async def healthy(self, *, timeout_s: float) -> bool:
         await asyncio.sleep(0)
         assert timeout_s > 0
-        return any(running.socket == self._socket and running.ready for running in self._engine.started)
+        return any(running.socket == self.socket and running.ready for running in self._engine.started)
 
     async def close(self, because: AirLabError) -> None:
         await asyncio.sleep(0)

@@ -44,7 +44,7 @@ def health(
     if details:
         body |= {
             "state": now.state,
-            "device": spec.device,
+            "device": now.fallback or spec.device,
             "loaded": now.state is State.READY,
             "generation": snapshot.generation,
             "reload_error": last.error,
@@ -61,6 +61,8 @@ def _troubles(
         return
     if now.state in _TROUBLED:
         yield f"{spec.key} is {now.state}{f': {now.message}' if details else ''}"
+    elif now.fallback is not None:
+        yield f"{spec.key} runs on {now.fallback if details else 'what stands in for its container'}"
     elif spec.problem is not None and now.state is not State.READY:
         yield f"{spec.key} cannot start{f': {spec.problem}' if details else ''}"
     elif spec.run.weights is None:
@@ -149,6 +151,7 @@ def running_models(snapshot: Snapshot, status: Mapping[str, ModelStatus], *, now
             "state": now.state,
             "for_s": None if now.since_s is None else round(now_s - now.since_s, 1),
             "pid": now.pid,
+            "container": now.container,
             "slots": now.slots,
             "busy": now.busy,
             "waiting": now.waiting,

@@ -63,6 +63,11 @@ def _parser(first: list[str]) -> argparse.ArgumentParser:
     doctor.add_argument("--profile", help="take this profile, whatever the host (AIRLAB_PROFILE)")
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
+    launcher = _command(
+        commands, "launcher", "launcher:launcher", "start containers for an AirLab that may not use Docker itself"
+    )
+    launcher.add_argument("--peer", type=int, help="the user id that may ask (the launcher's own)")
+
     ps = _command(commands, "ps", "remote:ps", "show the models of the running AirLab and their states")
     ps.add_argument("--json", action="store_true", help="print JSON")
     load = _command(commands, "load", "remote:load", "load a model")

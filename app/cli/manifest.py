@@ -10,6 +10,7 @@ import shlex
 from dataclasses import asdict
 from typing import Any
 
+from app.cli.containers import planned_container
 from app.cli.main import DONE
 from app.devices.probe import Host
 from app.engines.command import launch_for, socket_name
@@ -22,6 +23,7 @@ from app.live.lastgood import read_last_good
 from app.live.plan import Plan, make_plan
 from app.live.snapshot import Snapshot
 from app.manifest.load import Loaded, read_manifest
+from app.manifest.schema import DockerEngineSection
 from app.settings import Settings, read_settings
 
 
@@ -55,7 +57,12 @@ def plan(options: argparse.Namespace) -> int:
     for entry in entries:
         current = "  (serves when a request names no model)" if entry["key"] == snapshot.chosen_model else ""
         print(f"\n{entry['key']}: starts {entry['starts']}{current}")
-        print(f"  {shlex.join(entry['argv'])}" if entry["argv"] else f"  cannot start: {entry['problem']}")
+        if entry["container"]:
+            print(f"  in a container: {json.dumps(entry['container'], indent=2)}".replace("\n", "\n  "))
+        elif entry["problem"]:
+            print(f"  cannot start{' in a container' if entry['argv'] else ''}: {entry['problem']}")
+        if entry["argv"]:
+            print(f"  {shlex.join(entry['argv'])}")
     return DONE
 
 
@@ -88,12 +95,16 @@ def _engine(settings: Settings) -> NativeEngine:
 
 def _entry(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
     starts = "with AirLab" if spec.section.preload else "at the first request"
-    entry = {"key": spec.key, "starts": starts, "argv": None, "problem": None}
+    entry = {"key": spec.key, "starts": starts, "argv": None, "container": None, "problem": None}
     # The number in a socket's name is given at the start; 0 stands for it.
     socket = settings.run_dir / socket_name(0, spec.key)
     if (error := cannot_start(spec, settings.home)) is not None:
         return entry | {"problem": error.message}
     try:
+        if isinstance(spec.run.engine, DockerEngineSection):
+            entry |= planned_container(spec.key, spec.run, socket.stem, settings)
+            if entry["container"] or spec.run.engine.fallback is None:
+                return entry
         launch = launch_for(spec.key, spec.run, socket=socket, environment=os.environ)
         return entry | {"argv": [*_engine(settings).program(), *launch.arguments]}
     except EngineError as exc:

@@ -27,9 +27,14 @@ def ps(options: argparse.Namespace) -> int:
     for row in answer["models"]:
         mark = "*" if row["key"] == answer["current"] else " "
         since = "" if row["for_s"] is None else f" for {format_duration(row['for_s'])}"
-        busy = f", {row['busy']} of {row['slots']} slots busy, {row['waiting']} waiting" if row["pid"] else ""
+        busy = (
+            f", {row['busy']} of {row['slots']} slots busy, {row['waiting']} waiting"
+            if row["pid"] or row["container"]
+            else ""
+        )
         message = f" ({row['message']})" if row["message"] else ""
-        print(f"{mark} {row['key']}: {row['state']}{since}{busy}{message}")
+        where = f" in container {row['container']}" if row["container"] else ""
+        print(f"{mark} {row['key']}: {row['state']}{where}{since}{busy}{message}")
     return DONE
 
 

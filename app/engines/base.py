@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from app.manifest.schema import CacheType, Kind, NativeEngineSection, Numa
+from app.manifest.schema import CacheType, EngineSection, Kind, Numa
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class WeightsId:
 class RunSpec:
     """All that decides how a llama-server is started. A model restarts when this differs, and for nothing else."""
 
-    engine: NativeEngineSection
+    engine: EngineSection
     kinds: frozenset[Kind]
     weights: WeightsId | None
     context_length: int
@@ -50,6 +50,8 @@ class Launch:
     arguments: tuple[str, ...]
     socket: Path
     environment: Mapping[str, str]
+    run: RunSpec
+    """What it came from; a container has paths of its own, so its arguments are made from this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Exit:
 
     code: int
     last_lines: tuple[str, ...]
+    out_of_memory: bool = False
+    """True when it was killed because its container had used up its memory."""
 
 
 class Running(Protocol):
@@ -65,11 +69,18 @@ class Running(Protocol):
 
     @property
     def socket(self) -> Path:
-        """The unix socket it serves on."""
+        """The unix socket it serves on; not always the one that the launch named."""
 
     @property
     def pid(self) -> int | None:
         """Its process id on this host, where it has one."""
+
+    @property
+    def container(self) -> str | None:
+        """The id of its container, shortened as Docker shows it, where it runs in one."""
+
+    fallback_because: str | None
+    """Why it runs in another way than its profile asks for, where it does; written by who made it so."""
 
     def activity(self) -> tuple[float, ...] | None:
         """Numbers that grow while it does anything: processor seconds first, then bytes; None when it is gone."""

@@ -7,7 +7,7 @@ The flags are an allow-list: what is not written here cannot reach llama-server.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from app.engines.base import Launch, RunSpec
@@ -55,7 +55,7 @@ def launch_for(key: str, run: RunSpec, *, socket: Path, environment: Mapping[str
             f"the socket path {socket} is longer than {_SOCKET_BYTES} bytes; point TMPDIR at a shorter folder"
         )
     passed = {name: environment[name] for name in _PASSED_ON if name in environment}
-    return Launch(key, tuple(_arguments(key, run, run.weights.path, socket)), socket, passed | {"HOME": "/nonexistent"})
+    return Launch(key, arguments(key, run, run.weights.path, socket), socket, passed | {"HOME": "/nonexistent"}, run)
 
 
 def _batches(run: RunSpec) -> dict[str, int]:
@@ -65,7 +65,18 @@ def _batches(run: RunSpec) -> dict[str, int]:
     return {"--batch-size": longest, "--ubatch-size": longest}
 
 
-def _arguments(key: str, run: RunSpec, model: Path, socket: Path) -> list[str]:
+def arguments(
+    key: str, run: RunSpec, model: Path, socket: Path, *, adapters: Sequence[Path] | None = None
+) -> tuple[str, ...]:
+    """The argument list for files that lie at these places.
+
+    Args:
+        key: The model's key.
+        run: What is to be run.
+        model: Where llama-server finds the weights.
+        socket: Where it is to serve.
+        adapters: Where it finds the adapters; where they lie here if None.
+    """
     pairs = {
         "--model": model,
         "--host": socket,
@@ -86,10 +97,12 @@ def _arguments(key: str, run: RunSpec, model: Path, socket: Path) -> list[str]:
     if run.cache_type is not None:
         pairs |= {"--cache-type-k": run.cache_type, "--cache-type-v": run.cache_type}
     if run.numa != "off":
-        pairs["--numa"] = run.numa
-    flags = [part for adapter in run.adapters for part in ("--lora", str(adapter.path))]
+        # Of a process, "one node" is the one that it was started on.
+        pairs["--numa"] = "isolate" if run.numa == "per-node" else run.numa
+    paths = [adapter.path for adapter in run.adapters] if adapters is None else adapters
+    flags = [part for path in paths for part in ("--lora", str(path))]
     flags += ["--no-webui", "--offline"]
     if "embedding" in run.kinds:
         # Serves embeddings and chat; without it /v1/embeddings answers 501.
         flags += ["--embeddings", "--pooling", "mean"]
-    return [str(part) for pair in pairs.items() for part in pair] + flags
+    return (*(str(part) for pair in pairs.items() for part in pair), *flags)

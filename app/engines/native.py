@@ -83,6 +83,8 @@ class NativeRunning:
         self._child = child
         self.socket = socket
         self.pid: int | None = child.pid
+        self.container: str | None = None
+        self.fallback_because: str | None = None
 
     def activity(self) -> tuple[float, ...] | None:
         """Processor seconds, bytes read, resident bytes; None when it is gone."""

@@ -23,6 +23,7 @@ class ModelReady(Fact):
     instance: int
     start_s: float
     pid: int | None
+    container: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +60,4 @@ class ModelStuck(Trouble):
     model: str
     instance: int
     pid: int | None
+    container: str | None

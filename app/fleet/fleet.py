@@ -116,9 +116,9 @@ class Fleet:
         """
         instances = self.begin_unload(key)
         await asyncio.gather(*(instance.settled.wait() for instance in instances))
-        stuck = [str(instance.pid) for instance in instances if instance.state is State.STUCK]
+        stuck = [instance.where for instance in instances if instance.state is State.STUCK]
         if stuck:
-            raise UnavailableError(f"the engine of {key} cannot be stopped (pid {', '.join(stuck)})", retry_after_s=5)
+            raise UnavailableError(f"the engine of {key} cannot be stopped ({', '.join(stuck)})", retry_after_s=5)
 
     def begin_unload(self, key: str) -> list[Instance]:
         """The first half of ``unload``, for one who need not wait: the instances that now leave.
@@ -304,7 +304,7 @@ class Fleet:
             case BecameReady(took_s):
                 instance.last_used_s = time.monotonic()
                 self._set_state(instance, State.READY, None)
-                self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid))
+                self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid, instance.container))
             case Broke(fault):
                 instance.fault = fault
                 self._journal.note(facts.ModelBroke(key, instance.id, fault.message))
@@ -314,7 +314,7 @@ class Fleet:
             case _:
                 self._set_state(instance, State.STUCK, instance.why)
                 instance.settled.set()
-                self._journal.note(facts.ModelStuck(key, instance.id, instance.pid))
+                self._journal.note(facts.ModelStuck(key, instance.id, instance.pid, instance.container))
         self._step()
 
     def _bury(self, instance: Instance) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.engines.base import Engine, Exit, Launch, Running
-from app.errors import AirLabError, EngineError, UpstreamError
+from app.errors import AirLabError, EngineAwayError, EngineError, UpstreamError
 from app.fleet.records import Fault
 from app.fleet.spec import ModelSpec
 from app.fleet.states import InstanceFacts, Limits, State, Why
@@ -30,6 +30,8 @@ _WORKING_SHARE, _WORKING_BYTES_S = 0.02, 64 * KIB
 _WATCH_S = 5.0
 _HEALTH_S = 2.0
 _SHOWN_LINES = 5
+_OOM_KILLS = 2
+"""Memory that was too small twice is too small."""
 _CANNOT_PASS = re.compile(
     r"invalid argument|unknown argument|unrecognized argument|invalid magic|not a gguf|no such file|wrong shape"
     r"|unknown model architecture|error while loading shared libraries",
@@ -115,6 +117,19 @@ class Instance:
         """Its process id on this host, once it has one."""
         return self.running.pid if self.running else None
 
+    @property
+    def container(self) -> str | None:
+        """The id of its container, where it runs in one."""
+        return self.running.container if self.running else None
+
+    @property
+    def where(self) -> str:
+        """Its process or container, in words."""
+        running = self.running
+        if running is None:
+            return "not started"
+        return f"pid {running.pid}" if running.container is None else f"container {running.container}"
+
     def stop(self, because: AirLabError) -> None:
         """Break off what is open with ``because``, end the process, report when it is verified gone."""
         if self._stopping is None:
@@ -125,6 +140,7 @@ class Instance:
     async def _watch(self) -> None:
         try:
             running = await asyncio.shield(self._starting)
+            self.upstream.socket = running.socket
             exited = asyncio.create_task(running.exited())
             try:
                 self._report(self, BecameReady(await self._until_ready(running, exited)))
@@ -132,7 +148,8 @@ class Instance:
             finally:
                 exited.cancel()
         except EngineError as exc:
-            self._report(self, Broke(Fault(exc.message, is_verdict=True)))
+            # Who is away for a moment is asked again, as after a crash.
+            self._report(self, Broke(Fault(exc.message, is_verdict=not isinstance(exc, EngineAwayError))))
         except _BrokenError as exc:
             self._report(self, Broke(exc.fault))
         except Exception as exc:
@@ -230,8 +247,11 @@ def _cpu_s(running: Running) -> float:
 
 def _fault_of_exit(end: Exit, *, loading: bool) -> Fault:
     """An exit code while loading is llama-server's verdict; a signal, or an end while it served, is an accident."""
-    how = f"ended with exit code {end.code}" if end.code >= 0 else f"was killed by signal {-end.code}"
     when = "while it loaded" if loading else "while it served"
+    if end.out_of_memory:
+        what = f"llama-server was killed {when} (oom_killed, exit code 137): its container's memory was used up"
+        return Fault(with_log(what, end.last_lines), is_verdict=False, most=_OOM_KILLS)
+    how = f"ended with exit code {end.code}" if end.code >= 0 else f"was killed by signal {-end.code}"
     can_pass = not any(_CANNOT_PASS.search(line) for line in end.last_lines)
     message = with_log(f"llama-server {how} {when}", end.last_lines)
     return Fault(message, is_verdict=loading and end.code >= 0, can_pass=can_pass)

@@ -16,6 +16,8 @@ class Fault:
     """True where llama-server itself said no while it loaded: trying the same again at once cannot help."""
     can_pass: bool = True
     """False for a bad flag or a broken file, which only an edit or an admin can mend."""
+    most: int | None = None
+    """So many faults are too many, where that is fewer than the budget of restarts."""
 
 
 def after_fault(record: Record, fault: Fault, limits: Limits, *, now_s: float) -> Record:
@@ -24,7 +26,7 @@ def after_fault(record: Record, fault: Fault, limits: Limits, *, now_s: float) -
     base = replace(record, failures_s=recent, last_fault=fault.message)
     if fault.is_verdict:
         return replace(base, cooling_until_s=None, failure=Failure(now_s, fault.message, fault.can_pass))
-    if len(recent) > len(limits.cooling_s):
+    if len(recent) >= min(fault.most or len(limits.cooling_s) + 1, len(limits.cooling_s) + 1):
         message = f"it failed {len(recent)} times in {limits.budget_window_s / 60:.0f} minutes; last: {fault.message}"
         return replace(base, cooling_until_s=None, failure=Failure(now_s, message, can_pass=True))
     return replace(base, cooling_until_s=now_s + limits.cooling_s[len(recent) - 1], failure=None)

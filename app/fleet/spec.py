@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,7 +11,15 @@ from app.devices.probe import Host
 from app.devices.profiles import ProfileChoice
 from app.engines.base import RunSpec, WeightsId
 from app.fleet.dropped import dropped_models
-from app.manifest.schema import Manifest, ModelSection, OverrideSection, ToolMode
+from app.manifest.schema import (
+    DockerEngineSection,
+    EngineSection,
+    Manifest,
+    ModelSection,
+    Numa,
+    OverrideSection,
+    ToolMode,
+)
 from app.weights.gguf import GgufFacts
 from app.weights.inventory import Inventory
 
@@ -111,6 +120,7 @@ def _run_spec(
     def file_id(name: str) -> WeightsId | None:
         return weights.files[name].id if name in weights.files else None
 
+    numa: Numa = first(own.numa, model.numa, base.numa) or "off"
     return RunSpec(
         engine=base.engine,
         kinds=frozenset(model.kind),
@@ -118,18 +128,26 @@ def _run_spec(
         context_length=first(own.context_length, own.n_ctx) or model.context_length,
         slots=first(own.parallel, model.parallel, base.parallel) or _DEFAULT_SLOTS,
         gpu_layers=first(forced_gpu_layers, own.n_gpu_layers, model.n_gpu_layers, base.n_gpu_layers)
-        if host.can_offload
+        if _can_offload(base.engine, host)
         else 0,
-        threads=first(own.n_threads, model.n_threads, base.n_threads) or _threads_each(host.cores, base.max_loaded),
+        threads=first(own.n_threads, model.n_threads, base.n_threads)
+        or _threads_each(host, base.max_loaded, per_node=numa == "per-node"),
         cache_type=first(own.cache_type, model.cache_type, base.cache_type),
-        numa=first(own.numa, model.numa, base.numa) or "off",
+        numa=numa,
         adapters=tuple(found for found in map(file_id, model.adapters) if found),
     )
 
 
-def _threads_each(cores: int, engines: int) -> int:
+def _can_offload(engine: EngineSection, host: Host) -> bool:
+    """A container gets the GPUs that its section names, whatever a llama-server of this host could use."""
+    return engine.wants_gpu if isinstance(engine, DockerEngineSection) else host.can_offload
+
+
+def _threads_each(host: Host, engines: int, *, per_node: bool) -> int:
     """Threads for one of so many engines, one core left to the rest, at least 1.
 
-    Two engines at 2 threads on 2 cores fell from 165 to 21 tokens/s each; at 1 thread each they gave 137.
+    Two engines at 2 threads on 2 cores fell from 165 to 21 tokens/s each; at 1 thread each they gave 137. Those that
+    keep to a node share its cores with those on the same node only.
     """
-    return max(1, (cores - 1) // engines)
+    nodes = max(1, len(host.numa_nodes)) if per_node else 1
+    return max(1, (host.cores // nodes - 1) // math.ceil(engines / nodes))

@@ -21,6 +21,10 @@ class ModelStatus:
     busy: int
     waiting: int
     message: str | None
+    container: str | None = None
+    """The id of its container, where it runs in one."""
+    fallback: str | None = None
+    """On what it runs in place of what its profile asks for, because of what; None where it runs as asked."""
 
 
 def status_of(instances: Sequence[Instance], record: Record, *, slots: int, waiting: int, now_s: float) -> ModelStatus:
@@ -30,7 +34,9 @@ def status_of(instances: Sequence[Instance], record: Record, *, slots: int, wait
         staying = (i for i in reversed(instances) if i.state not in ON_ITS_WAY_OUT)
         shown = next(staying, instances[-1])
         why = f"leaving: {shown.why}" if shown.why else None
-        return ModelStatus(shown.state, shown.since_s, shown.pid, slots, shown.leases, waiting, why)
+        running = shown.running
+        where = (running.container, running.fallback_because) if running else (None, None)
+        return ModelStatus(shown.state, shown.since_s, shown.pid, slots, shown.leases, waiting, why, *where)
     if record.failure is not None:
         return ModelStatus(State.FAILED, None, None, slots, 0, waiting, record.failure.message)
     if record.cooling_until_s is not None and record.cooling_until_s > now_s:

@@ -31,7 +31,8 @@ class Upstream:
         """When the last byte came or was first waited for, on the monotonic clock."""
         self.awaited = 0
         """How many wait for a byte now; not those whose client is slow to take what came."""
-        self._socket = socket
+        self.socket = socket
+        """Where it serves."""
         self._idle: list[Channel] = []
         """The one used last is the last."""
         self._open: set[Channel] = set()
@@ -64,7 +65,7 @@ class Upstream:
     async def _ask_on(self, channel: Channel | None, request: bytes) -> Channel:
         self.begin_to_wait()
         try:
-            channel = channel or await Channel.connect(self._socket)
+            channel = channel or await Channel.connect(self.socket)
             if self._closed_because is not None:  # while it connected: what is asked now would hold the engine's end up
                 channel.abort()
                 raise self._closed_because

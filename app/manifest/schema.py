@@ -128,7 +128,7 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 Kind = Literal["chat", "embedding"]
 ToolMode = Literal["auto", "native", "guided"]
-Numa = Literal["off", "distribute"]
+Numa = Literal["off", "distribute", "per-node"]
 Isa = Literal[
     "sse4_2", "avx", "f16c", "fma", "bmi2", "avx2", "avx_vnni",
     "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
@@ -431,6 +431,63 @@ class NativeEngineSection(Section):
     """The engine's kind."""
 
 
+def _image(value: str) -> str:
+    if not _IMAGE.fullmatch(value):
+        raise ValueError(
+            "is no image; write NAME:TAG, NAME@sha256:DIGEST, or sha256:ID of an image that is on this machine"
+        )
+    return value
+
+
+_IMAGE = re.compile(
+    r"sha256:[0-9a-f]{64}"
+    r"|(?:[a-z0-9.-]+(?::[0-9]{1,5})?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+    r"(?:@sha256:[0-9a-f]{64})?"
+)
+Image = Annotated[str, Field(max_length=512), AfterValidator(_image)]
+CpuList = Annotated[str, Field(pattern=r"^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*$", max_length=256)]
+"""Processors or NUMA nodes by the kernel's numbers, such as 0-13,28-41."""
+GpuId = Annotated[str, Field(pattern=r"^([0-9]{1,2}|GPU-[0-9A-Fa-f-]{8,64})$")]
+
+
+def _gpus_kind(value: Any) -> str:
+    return "word" if isinstance(value, str) else "list"
+
+
+class DockerEngineSection(Section):
+    """llama-server in a container without a network, which sees its model's files and nothing else of the host."""
+
+    kind: Literal["docker"]
+    """The engine's kind."""
+    image: Image
+    """An image with llama-server on its PATH. It must be on this machine: AirLab never pulls one. A tag is resolved to
+    the image's id at each start, and that id is what runs."""
+    gpus: Annotated[
+        Annotated[Literal["all", "none"], Tag("word")]
+        | Annotated[list[GpuId], Field(min_length=1, max_length=16), Tag("list")],
+        Discriminator(_gpus_kind),
+    ] = "none"
+    """NVIDIA GPUs that it may use: all, none, or a list of their numbers or UUIDs, such as ["0"]."""
+    cpuset: CpuList | None = None
+    """Processors that it may run on, such as 0-7; all where absent."""
+    mems: CpuList | None = None
+    """NUMA nodes whose memory it may use, such as 0; all where absent."""
+    memory: Annotated[SizeBytes, Field(ge=64 * units.MIB, le=2**50)] | None = None
+    """Most memory that it may take, its weights included; without it, whatever the host has."""
+    pids: Annotated[int, Field(ge=16, le=32_768)] = 512
+    """Most threads and processes in it."""
+    fallback: Literal["native"] | None = None
+    """native: where the container cannot be started, run llama-server as a child process, and say so."""
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether it asks for any GPU."""
+        return self.gpus != "none"
+
+
+EngineSection = Annotated[NativeEngineSection | DockerEngineSection, Field(discriminator="kind")]
+
+
 class Tuning(Section):
     """How llama-server is run.
 
@@ -447,7 +504,8 @@ class Tuning(Section):
     cache_type: CacheType | None = None
     """Data type of the KV cache; q8_0 halves it against f16."""
     numa: Numa | None = None
-    """distribute: spread threads and memory over all NUMA nodes, for hosts with several processors; off: do not."""
+    """For hosts with several processors. distribute: spread threads and memory over all NUMA nodes; per-node: keep a
+    model on the processors and the memory of one node, as long as its file fits there; off: neither."""
 
 
 class MatchSection(Section):
@@ -495,7 +553,7 @@ class ProfileSection(Tuning):
         Discriminator(_match_kind),
     ] = "any"
     """Which hosts this profile is for: any, or rules that must all hold."""
-    engine: NativeEngineSection = NativeEngineSection()
+    engine: EngineSection = NativeEngineSection()
     """What runs the models here."""
     max_loaded: Annotated[int, Field(ge=1, le=32)] = 1
     """Models loaded at the same time."""

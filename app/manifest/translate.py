@@ -29,6 +29,8 @@ _UNITS = (
 """The reader of a written quantity, as it stands in the annotation, and what it counts."""
 
 PATTERN_WORDS = {
+    r"^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*$": "numbers as the kernel writes them, such as 0-13,28-41",
+    r"^([0-9]{1,2}|GPU-[0-9A-Fa-f-]{8,64})$": 'a GPU\'s number such as "0", or its UUID such as GPU-1a2b3c4d',
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, dot, dash and underscore, the first a letter or a digit",
     r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$": "letters, digits and . _ : / @ -, the first a letter or a digit",
     r"^[^\x00-\x1f]+$": "one line of text",
@@ -117,6 +119,8 @@ def _yaml_path(error: ErrorDetails, positions: Positions) -> Path:
     for part in loc:
         if positions.has((*path, part)):
             path = (*path, part)
+    if error["type"] == "union_tag_invalid":  # reported for the whole mapping, and one key of it is at fault
+        last = [str(error["ctx"]["discriminator"]).strip("'")]
     return (*path, *last)
 
 

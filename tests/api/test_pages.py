@@ -167,6 +167,7 @@ def test_running_models_are_shown_with_their_age_in_seconds(snapshot: Snapshot) 
         "state": "ready",
         "for_s": 4.2,
         "pid": 42,
+        "container": None,
         "slots": 2,
         "busy": 1,
         "waiting": 3,

@@ -35,7 +35,7 @@ def test_every_path_finds_its_setting(setting: Setting) -> None:
         ("models.name", "models.NAME.name"),
         ("models.my_model", "models.NAME"),
         ("profiles.match", "profiles.NAME.match"),
-        ("profiles.engine.engine.kind", "profiles.NAME.engine.kind"),
+        ("profiles.engine.engine.image", "profiles.NAME.engine.image"),
         ("policy.roots.path", "policy.roots[].path"),
         ("policy.roots.0.path", "policy.roots[].path"),
         ("policy.roots[17]", "policy.roots[]"),

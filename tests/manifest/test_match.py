@@ -75,7 +75,7 @@ def test_mistake_in_a_match_is_shown_where_it_stands(match: str, column: int, me
         ("{generic: {n_ctx: 8}}", 27, "8 is below what is allowed"),
         ("{generic: {n_ctx: 8k, context_length: 9k}}", 19, "says context_length and n_ctx, which are the same; "
          "write one of the two"),
-        ("{generic: {numa: per-node}}", 26, "'per-node' is not one of the choices"),
+        ("{generic: {numa: per-rack}}", 26, "'per-rack' is not one of the choices"),
         ("{generic: {filename: b.gguf}}", 20, "no such setting"),
         ("{dual_xeon: {n_ctx: 8k}}", 10, "no profile is called 'dual_xeon'; did you mean `dual-xeon`?"),
         ("{laptop: {}}", 10, "no profile is called 'laptop'"),

@@ -1,0 +1,343 @@
+"""llama-server in containers: created, looked over, started, watched, removed. Fulfils ``Engine``.
+
+What a container may do is decided in ``container.py``; here is only how one comes and goes. Nothing half-made stays: a
+container that cannot be started is removed before the error is told, and none is removed by Docker itself, so that its
+exit code and its last words can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.devices.cpu import Node
+from app.engines.base import Exit, Launch
+from app.engines.container import (
+    LABEL,
+    NOBODY,
+    SOCKET_INSIDE,
+    Image,
+    Order,
+    Where,
+    body_of,
+    differences,
+    host_path,
+    installation_of,
+    order_of,
+    section_of,
+)
+from app.engines.daemon import Daemon, GoneError, TakenError
+from app.engines.placement import place
+from app.errors import EngineAwayError, EngineError, ImageMissingError
+
+log = logging.getLogger("airlab")
+
+_LOG_LINES = 200
+_SOCKET_BYTES = 100
+"""Below the kernel's 107 for the path of a unix socket."""
+_LOOK_S = 0.5
+"""What a container does is asked no more often than this, and only while somebody wants to know."""
+_AWAY_S = 1.0
+"""Pause before a daemon that is away is asked again."""
+_KILLED_S = 5.0
+
+
+class DockerEngine:
+    """Runs llama-server in containers of this host's Docker."""
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        user: str | None = None,
+        nodes: Callable[[], Sequence[Node]] = tuple,
+        shared: bool = False,
+    ) -> None:
+        """Nothing runs yet, and Docker is not asked yet.
+
+        Args:
+            folder: Where the containers' sockets go; only this installation uses it.
+            environment: May say where Docker is.
+            user: Whom a container runs as, as uid:gid: whoever is to connect to its socket. Where None, as we do, or
+                as nobody where we are root, who can connect to anybody's.
+            nodes: The host's NUMA nodes.
+            shared: Others may look into ``folder``: it is the way to what this process starts for them.
+        """
+        self.folder = folder
+        self.daemon = Daemon(environment)
+        self.user = user or own_user()
+        self._nodes, self._shared = nodes, shared
+        self._running: set[DockerRunning] = set()
+        self._swept, self._sweeping = False, asyncio.Lock()
+        self._left: set[str] = set()
+        """Names of containers that may exist half made, since Docker went away while they were."""
+
+    async def start(self, launch: Launch) -> DockerRunning:
+        """Create the container, look it over, start it. Raises EngineError; then nothing of it is left."""
+        async with self._sweeping:
+            if not self._swept:  # Docker was away when this process started
+                await self._sweep()
+        await self._remove_left()
+        order, socket = await self._order(launch)
+        starting = asyncio.create_task(self._start(order, socket))
+        try:
+            running = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Begun is begun: without an owner it ends as soon as it exists.
+            asyncio.create_task(_end_unowned(starting)).add_done_callback(lambda _: None)
+            raise
+        self._running = {each for each in self._running if not each.is_gone} | {running}
+        return running
+
+    async def order_for(self, launch: Launch, *, instance: str) -> Order:
+        """What would be started now. Raises EngineError."""
+        run, section = launch.run, section_of(launch.run)
+        mounts = await self.daemon.own_mounts()
+        image = await self._image(section.image)
+        taken = [each.node for each in self._running if each.node is not None and not each.is_gone]
+        placement = place(run, section, self._nodes(), taken)
+        where = Where(self.folder, mounts, self.user)
+        return order_of(launch.key, run, instance, where=where, image=image, placement=placement)
+
+    async def sweep(self) -> None:
+        """Remove every container of this installation, and its sockets; before the first start at the latest.
+
+        Raises:
+            EngineAwayError: Docker does not answer.
+        """
+        async with self._sweeping:
+            # Without that folder there never was one, and Docker need not be asked: most hosts have none.
+            if self._shared or self.folder.exists():
+                await self._sweep()
+            self._swept = True
+
+    async def _sweep(self) -> None:
+        installation = installation_of(host_path(self.folder, await self.daemon.own_mounts()))
+        left = await self.daemon.containers(f"{LABEL}.installation={installation}")
+        for container in left:
+            log.info("removing the container %s, which a predecessor left", container["Id"][:12])
+            await self.daemon.remove(container["Id"])
+        for folder in filter(Path.is_dir, self.folder.glob("*-*")):
+            await asyncio.to_thread(_remove_folder, folder / SOCKET_INSIDE.name)
+        self._swept = True
+
+    def close(self) -> None:
+        """Let its threads end."""
+        self.daemon.close()
+
+    async def _order(self, launch: Launch) -> tuple[Order, Path]:
+        instance = launch.socket.stem
+        socket = self.folder / instance / SOCKET_INSIDE.name
+        if len(str(socket).encode()) > _SOCKET_BYTES:
+            raise EngineError(f"the socket path {socket} is longer than {_SOCKET_BYTES} bytes; use a shorter TMPDIR")
+        return await self.order_for(launch, instance=instance), socket
+
+    async def _image(self, image: str) -> Image:
+        try:
+            return await self.daemon.image(image)
+        except ImageMissingError as exc:
+            what = "no image of that digest is" if "@sha256:" in image else "it is not"
+            raise ImageMissingError(
+                f"the image {image} cannot be used: {what} on this machine, and AirLab pulls none; build or pull it, "
+                "or name another as `image`"
+            ) from exc
+
+    async def _start(self, order: Order, socket: Path) -> DockerRunning:
+        self._make_folder(socket.parent)
+        body = body_of(order)
+        container: str | None = None
+        try:
+            container = await self.daemon.create(body, order.name)
+            holes = differences(body, await self.daemon.inspect(container))
+            if holes:
+                raise EngineError(f"Docker made a container that is not walled in as asked ({', '.join(holes)})")  # noqa: TRY301
+            await self.daemon.start(container)
+        except TakenError:
+            await asyncio.to_thread(_remove_folder, socket)
+            raise
+        except BaseException:
+            await self._remove_half_made(container, order.name)
+            await asyncio.to_thread(_remove_folder, socket)
+            raise
+        return DockerRunning(self.daemon, container, socket, order)
+
+    async def _remove_half_made(self, container: str | None, name: str) -> None:
+        """A daemon that answers too late may have made it all the same: then only its name is known."""
+        self._left.add(name)
+        try:
+            await self.daemon.remove(container or name)
+        except EngineError as exc:
+            log.warning("the container %s may be left, half made: %s; the next start removes it", name, exc.message)
+        else:
+            # Without an id, Docker did not answer while it made it, and may still be about to.
+            self._left -= {name} if container else set()
+
+    async def _remove_left(self) -> None:
+        for name in tuple(self._left):
+            await self.daemon.remove(name)
+            self._left.discard(name)
+
+    def _make_folder(self, folder: Path) -> None:
+        """The one folder that a container may write to; whoever it runs as must be able to.
+
+        Its parent says who on this host may come here: we alone, or those too who share it with us, read-only.
+        """
+        try:
+            self.folder.mkdir(mode=0o755 if self._shared else 0o700, parents=True, exist_ok=True)
+            if self.folder.is_symlink() or self.folder.stat().st_uid != os.getuid():
+                raise EngineError(f"{self.folder} belongs to somebody else; remove it, or use another TMPDIR")
+            with contextlib.suppress(FileNotFoundError):
+                (folder / SOCKET_INSIDE.name).unlink()
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o777)
+        except OSError as exc:
+            raise EngineError(f"cannot make {folder} for a container's socket: {exc.strerror}") from exc
+
+
+class DockerRunning:
+    """A container; fulfils ``Running``."""
+
+    pid: int | None = None
+    fallback_because: str | None = None
+
+    def __init__(self, daemon: Daemon, container: str, socket: Path, order: Order) -> None:
+        """Use ``DockerEngine.start``."""
+        self.socket = socket
+        self.id = container
+        self.container: str | None = container[:12]
+        self.image_id = order.image.id
+        self.node = order.placement.node
+        self.is_gone = False
+        """True once nothing of it is left."""
+        self._daemon, self._key = daemon, order.key
+        self._activity: tuple[float, ...] | None = None
+        self._lines: tuple[str, ...] = ()
+        self._looked_s = 0.0
+        self._looking: asyncio.Task[None] | None = None
+        self._exit = asyncio.create_task(self._until_ended())
+        self._stopping: asyncio.Task[bool] | None = None
+
+    def activity(self) -> tuple[float, ...] | None:
+        """Processor seconds, bytes read from disk, bytes of memory: as of the last look, and looks anew."""
+        now_s = time.monotonic()
+        if (self._looking is None or self._looking.done()) and now_s - self._looked_s > _LOOK_S and not self.is_gone:
+            self._looked_s = now_s
+            self._looking = asyncio.create_task(self._look())
+        return self._activity
+
+    def last_lines(self) -> tuple[str, ...]:
+        """The end of its log, as of the last look."""
+        return self._lines
+
+    async def exited(self) -> Exit:
+        """Wait for its end."""
+        return await asyncio.shield(self._exit)
+
+    async def stop(self, *, grace_s: float) -> bool:
+        """Ask it to end, wait, kill it, remove it; True once Docker says that there is none.
+
+        False while Docker is away: then nobody knows.
+        """
+        if self._stopping is None or self._stopping.done():
+            self._stopping = asyncio.create_task(self._stop(grace_s))
+        return await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace_s: float) -> bool:
+        try:
+            if not self._exit.done():
+                await self._kill("SIGTERM")
+                await asyncio.wait({self._exit}, timeout=grace_s)
+            if not self._exit.done():
+                await self._kill("SIGKILL")
+                await asyncio.wait({self._exit}, timeout=_KILLED_S)
+            await self._daemon.remove(self.id)
+            self.is_gone = await self._is_removed()
+        except EngineAwayError as exc:
+            log.warning("cannot stop the container of %s: %s", self._key, exc.message)
+            return False
+        if self.is_gone:
+            if self._looking is not None:
+                self._looking.cancel()
+            await asyncio.to_thread(_remove_folder, self.socket)
+        return self.is_gone
+
+    async def _kill(self, signal: str) -> None:
+        with contextlib.suppress(GoneError):
+            await self._daemon.kill(self.id, signal)
+
+    async def _is_removed(self) -> bool:
+        try:
+            await self._daemon.inspect(self.id)
+        except GoneError:
+            return True
+        return False
+
+    async def _look(self) -> None:
+        try:
+            stats, self._lines = await asyncio.gather(
+                self._daemon.stats(self.id), self._daemon.last_lines(self.id, _LOG_LINES)
+            )
+        except EngineError:
+            return  # away or gone: what was seen last stands, and `exited` tells of an end
+        self._activity = activity_of(stats)
+
+    async def _until_ended(self) -> Exit:
+        while True:
+            try:
+                if await self._daemon.wait(self.id):
+                    return await self._ended()
+            except GoneError:
+                return Exit(-9, (*self._lines, "its container was removed by somebody else"))
+            except EngineError as exc:
+                # A daemon that restarts may or may not take its containers along: it is asked again.
+                log.warning("cannot watch the container of %s: %s", self._key, exc.message)
+                await asyncio.sleep(_AWAY_S)
+
+    async def _ended(self) -> Exit:
+        state = (await self._daemon.inspect(self.id))["State"]
+        with contextlib.suppress(GoneError):
+            self._lines = await self._daemon.last_lines(self.id, _LOG_LINES)
+        code = int(state["ExitCode"])
+        # As a shell would, Docker says 128 + the signal's number.
+        return Exit(code if code <= 128 else 128 - code, self._lines, bool(state["OOMKilled"]))
+
+
+def activity_of(stats: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """Processor seconds, bytes read from disk, bytes of memory; None where it has ended."""
+    if not stats.get("memory_stats"):
+        return None
+    cpu_s = stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+    read = (stats.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
+    read_bytes = sum(each["value"] for each in read if each["op"].lower() == "read")
+    return cpu_s, float(read_bytes), float(stats["memory_stats"].get("usage", 0))
+
+
+def own_user() -> str:
+    """Whom a container runs as whose socket we are to connect to."""
+    return NOBODY if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}"
+
+
+def _remove_folder(socket: Path) -> None:
+    """A container's own folder, with whatever it left there. Blocks as long as that takes."""
+    try:
+        shutil.rmtree(socket.parent)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        log.warning("%s stays: %s", socket.parent, exc.strerror)
+
+
+async def _end_unowned(starting: asyncio.Task[DockerRunning]) -> None:
+    try:
+        running = await starting
+    except EngineError:
+        return
+    await running.stop(grace_s=0)

@@ -1,0 +1,234 @@
+"""llama-server in containers that the launcher starts: we name a model, and never see Docker. Fulfils ``Engine``.
+
+One connection, over which every request and its answer go; a heartbeat on it is our lease on what runs for us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from app.engines.base import Exit, Launch
+from app.engines.container import section_of, spec_digest
+from app.engines.wire import HEARTBEAT_S, LINE_BYTES, exit_of, line_of, raise_error
+from app.errors import EngineAwayError, EngineError, LauncherRefusedError
+
+log = logging.getLogger("airlab")
+
+_CALL_S = 60.0
+"""A start is several calls of the launcher to Docker, of 10 s at most each."""
+_CONNECT_S = 5.0
+_LOOK_S = 0.5
+_AWAY_S = 1.0
+
+
+class LaunchedEngine:
+    """Asks the launcher on this socket."""
+
+    def __init__(self, socket: Path) -> None:
+        """Nothing is connected yet."""
+        self._link = Link(socket)
+
+    async def start(self, launch: Launch) -> LaunchedRunning:
+        """Ask for a container. Raises EngineError."""
+        run, instance = launch.run, launch.socket.stem
+        section_of(run)
+        numbers = {name: getattr(run, name) for name in ("gpu_layers", "context_length", "slots", "threads")}
+        asked = {"op": "start", "key": launch.key, "instance": instance, "digest": spec_digest(run), **numbers}
+        starting = asyncio.create_task(self._link.ask(**asked))
+        try:
+            told = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await self._link.end_unowned(starting, instance)
+            raise
+        except EngineAwayError:
+            # It may have been started all the same.
+            self._link.end_later(instance)
+            raise
+        return LaunchedRunning(self._link, launch.key, instance, told)
+
+    async def sweep(self) -> None:
+        """Have everything removed that runs for us. Raises EngineAwayError."""
+        await self._link.ask(op="sweep")
+
+    def close(self) -> None:
+        """Leave."""
+        self._link.close()
+
+
+class Link:
+    """The connection to the launcher: made when it is needed, made again when it broke."""
+
+    def __init__(self, socket: Path) -> None:
+        """Nothing is connected yet."""
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ending: set[asyncio.Task[None]] = set()
+        self._connecting = asyncio.Lock()
+        self._closed = False
+
+    async def ask(self, *, limit_s: float | None = _CALL_S, **told: Any) -> dict[str, Any]:
+        """Ask and wait for the answer. Raises EngineAwayError, and what the launcher says went wrong."""
+        writer = await self._connected()
+        number = next(self._numbers)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        try:
+            writer.write(line_of({"id": number, **told}))
+            async with asyncio.timeout(limit_s):
+                await writer.drain()
+                found = await answer
+        except TimeoutError as exc:
+            raise EngineAwayError(f"the launcher did not answer within {limit_s:g} s") from exc
+        except OSError as exc:
+            raise EngineAwayError(_gone(exc)) from exc
+        finally:
+            self._waiting.pop(number, None)
+        raise_error(found)
+        return found
+
+    async def end_unowned(self, starting: asyncio.Task[dict[str, Any]], instance: str) -> None:
+        """Begun is begun: what nobody owns any more ends as soon as it exists."""
+        await asyncio.wait({starting})
+        self.end_later(instance)
+
+    def end_later(self, instance: str) -> None:
+        """Have it removed, in our own time; the launcher's lease does so if we cannot."""
+        task = asyncio.create_task(self._end(instance))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end(self, instance: str) -> None:
+        with contextlib.suppress(EngineError):
+            await self.ask(op="stop", instance=instance, grace_s=0.0)
+
+    def close(self) -> None:
+        """Leave."""
+        self._closed = True
+        for task in (*self._tasks, *self._ending):
+            task.cancel()
+        self._lost(EngineAwayError("AirLab has left the launcher"))
+
+    async def _connected(self) -> asyncio.StreamWriter:
+        async with self._connecting:
+            if self._closed:
+                raise EngineAwayError("AirLab has left the launcher")
+            if self._writer is None or self._writer.is_closing():
+                try:
+                    async with asyncio.timeout(_CONNECT_S):
+                        reader, writer = await asyncio.open_unix_connection(str(self._socket), limit=2 * LINE_BYTES)
+                except (OSError, TimeoutError) as exc:
+                    raise EngineAwayError(f"the launcher does not answer at {self._socket}: {_gone(exc)}") from exc
+                for task in self._tasks:
+                    task.cancel()
+                self._writer = writer
+                self._tasks = [asyncio.create_task(self._read(reader)), asyncio.create_task(self._beat())]
+            return self._writer
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        why = "the launcher closed the connection"
+        try:
+            while line := await reader.readline():
+                told = json.loads(line)
+                answer = self._waiting.get(told["id"])
+                if answer is not None and not answer.done():
+                    answer.set_result(told)
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            why = f"the launcher broke off: {_gone(exc)}"
+        self._lost(EngineAwayError(why))
+
+    async def _beat(self) -> None:
+        """Keep the lease. A launcher that does not answer is noticed by whoever asks it for more."""
+        while True:
+            with contextlib.suppress(EngineError):
+                await self.ask(limit_s=HEARTBEAT_S, op="beat")
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _lost(self, why: EngineAwayError) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(why)
+
+
+class LaunchedRunning:
+    """A container that the launcher keeps for us; fulfils ``Running``."""
+
+    pid: int | None = None
+    fallback_because: str | None = None
+
+    def __init__(self, link: Link, key: str, instance: str, told: dict[str, Any]) -> None:
+        """Use ``LaunchedEngine.start``."""
+        self.socket = Path(str(told["socket"]))
+        self.container: str | None = str(told["container"])
+        self._link, self._key, self._instance = link, key, instance
+        self._activity: tuple[float, ...] | None = None
+        self._lines: tuple[str, ...] = ()
+        self._looked_s = 0.0
+        self._looking: asyncio.Task[None] | None = None
+        self._exit = asyncio.create_task(self._until_ended())
+        self._stopping: asyncio.Task[bool] | None = None
+        self._is_gone = False
+
+    def activity(self) -> tuple[float, ...] | None:
+        """As of the last look, and looks anew."""
+        now_s = time.monotonic()
+        if (self._looking is None or self._looking.done()) and now_s - self._looked_s > _LOOK_S and not self._is_gone:
+            self._looked_s = now_s
+            self._looking = asyncio.create_task(self._look())
+        return self._activity
+
+    def last_lines(self) -> tuple[str, ...]:
+        """The end of its log, as of the last look."""
+        return self._lines
+
+    async def exited(self) -> Exit:
+        """Wait for its end."""
+        return await asyncio.shield(self._exit)
+
+    async def stop(self, *, grace_s: float) -> bool:
+        """Have it stopped and removed; True once the launcher says that there is none."""
+        if self._stopping is None or self._stopping.done():
+            self._stopping = asyncio.create_task(self._stop(grace_s))
+        return await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace_s: float) -> bool:
+        try:
+            self._is_gone = bool((await self._link.ask(op="stop", instance=self._instance, grace_s=grace_s))["gone"])
+        except EngineError as exc:
+            log.warning("cannot stop the container of %s: %s", self._key, exc.message)
+            return False
+        return self._is_gone
+
+    async def _look(self) -> None:
+        try:
+            told = await self._link.ask(op="look", instance=self._instance)
+        except EngineError:
+            return  # what was seen last stands, and `exited` tells of an end
+        self._lines = tuple(map(str, told["last_lines"]))
+        self._activity = None if told["activity"] is None else tuple(map(float, told["activity"]))
+
+    async def _until_ended(self) -> Exit:
+        while True:
+            try:
+                return exit_of(await self._link.ask(limit_s=None, op="wait", instance=self._instance))
+            except LauncherRefusedError:
+                # One that was started anew has removed what its predecessor had started.
+                return Exit(-9, (*self._lines, "the launcher was started anew, and removed its container"))
+            except EngineError as exc:
+                log.warning("cannot watch the container of %s: %s", self._key, exc.message)
+                await asyncio.sleep(_AWAY_S)
+
+
+def _gone(exc: BaseException) -> str:
+    return str(exc) or type(exc).__name__

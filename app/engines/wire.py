@@ -1,0 +1,145 @@
+"""What the service and the launcher say to each other: one JSON object a line, over a unix socket. Pure.
+
+No image, no command, no mount and no environment is among it: the launcher takes those from the manifest, which it
+reads itself. Whatever is not written here is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from app.engines.base import Exit
+from app.errors import (
+    EngineAwayError,
+    EngineError,
+    GpuUnavailableError,
+    ImageMissingError,
+    LauncherRefusedError,
+)
+from app.manifest.schema import ContextLength, GpuLayers, ModelKey, Parallel, Threads
+
+LINE_BYTES = 64 * 1024
+"""Longest line; an answer's log lines are cut to fit."""
+HEARTBEAT_S, LEASE_S = 5.0, 30.0
+"""The service is heard every HEARTBEAT_S; after LEASE_S without a word, all that was started for it is removed."""
+_LOG_BYTES = 8 * 1024
+
+Instance = Annotated[str, Field(pattern=r"^[0-9]{1,12}-[A-Za-z0-9-]{1,24}$")]
+"""The service's name for what it starts; it is a folder's and a container's name, too."""
+
+
+class Ask(BaseModel):
+    """Any request: no more fields than it has, none of them bent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: Annotated[int, Field(ge=1, le=2**53)]
+    """Comes back with the answer."""
+
+
+class AskStart(Ask):
+    """Start this model with these numbers, if all the rest is what ``digest`` says."""
+
+    op: Literal["start"] = "start"
+    key: ModelKey
+    instance: Instance
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    gpu_layers: GpuLayers | None
+    context_length: ContextLength
+    slots: Parallel
+    threads: Threads
+
+
+class AskStop(Ask):
+    """End it and remove it."""
+
+    op: Literal["stop"] = "stop"
+    instance: Instance
+    grace_s: Annotated[float, Field(ge=0, le=60)]
+
+
+class AskOf(Ask):
+    """wait: answered when it has ended. look: what it does, and its last lines."""
+
+    op: Literal["wait", "look"]
+    instance: Instance
+
+
+class AskPlain(Ask):
+    """beat: the service lives. sweep: remove everything that was started."""
+
+    op: Literal["beat", "sweep"]
+
+
+AnyAsk = Annotated[AskStart | AskStop | AskOf | AskPlain, Field(discriminator="op")]
+_ANY: TypeAdapter[AskStart | AskStop | AskOf | AskPlain] = TypeAdapter(AnyAsk)
+
+
+def read_ask(line: bytes) -> AskStart | AskStop | AskOf | AskPlain:
+    """A request. Raises LauncherRefusedError for whatever is none."""
+    try:
+        return _ANY.validate_json(line, strict=True)
+    except ValidationError as exc:
+        problems = [f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in exc.errors()[:5]]
+        raise LauncherRefusedError(f"this is no request: {'; '.join(problems)}") from exc
+
+
+def id_of(line: bytes) -> int:
+    """The id of what may be a request, so that a refusal finds its way back; 0 where it has none."""
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return 0
+    number = told.get("id") if isinstance(told, dict) else None
+    return number if isinstance(number, int) and not isinstance(number, bool) else 0
+
+
+_ERRORS: dict[str, type[EngineError]] = {
+    "away": EngineAwayError,
+    "gpu": GpuUnavailableError,
+    "image": ImageMissingError,
+    "refused": LauncherRefusedError,
+    "engine": EngineError,
+}
+
+
+def error_line(number: int, error: EngineError) -> bytes:
+    """An answer that says no."""
+    kind = next(name for name, each in _ERRORS.items() if isinstance(error, each))
+    return line_of({"id": number, "error": error.message[:4000], "kind": kind})
+
+
+def raise_error(answer: dict[str, Any]) -> None:
+    """Raise what an answer says went wrong, as it was raised there."""
+    if "error" in answer:
+        raise _ERRORS.get(str(answer.get("kind")), EngineError)(str(answer["error"]))
+
+
+def line_of(told: dict[str, Any]) -> bytes:
+    """One line."""
+    return json.dumps(told, separators=(",", ":")).encode() + b"\n"
+
+
+def cut_lines(lines: tuple[str, ...]) -> list[str]:
+    """The last of these lines, 8 KiB of them."""
+    kept: list[str] = []
+    room = _LOG_BYTES
+    for line in reversed(lines):
+        room -= len(line.encode()) + 8
+        if room < 0:
+            break
+        kept.append(line)
+    return kept[::-1]
+
+
+def exit_told(end: Exit) -> dict[str, Any]:
+    """An end, for the wire."""
+    return {"code": end.code, "last_lines": cut_lines(end.last_lines), "out_of_memory": end.out_of_memory}
+
+
+def exit_of(told: dict[str, Any]) -> Exit:
+    """An end, off the wire."""
+    return Exit(int(told["code"]), tuple(map(str, told["last_lines"])), bool(told["out_of_memory"]))
