@@ -105,6 +105,14 @@ class SessionNotFoundError(AirLabError):
     """This caller has no session of that id."""
 
 
+class SessionBusyError(AirLabError):
+    """A turn of the session runs; what was asked for would cut it off."""
+
+
+class KeyReusedError(AirLabError):
+    """An Idempotency-Key was sent with something else before."""
+
+
 class WeightsMissingError(AirLabError):
     """The model is declared, its file is not on disk."""
 

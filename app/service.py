@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.chat.turn import Chat
+from app.chat.chat import Chat
 from app.engines.kinds import engines_for
 from app.errors import DrainingError, ManifestError, SettingsError, StorageError
 from app.fleet.fleet import Fleet
@@ -26,7 +26,11 @@ from app.manifest.schema import ServerSection
 from app.manifest.watch import Watcher, folders_of
 from app.settings import Settings
 from app.store.audit import Audit
+from app.store.branches import Branches
+from app.store.catalog import Catalog
 from app.store.db import Database
+from app.store.harvest import Harvest
+from app.store.search import Search
 from app.store.sessions import Sessions
 from app.tools.mcp import McpServers
 from app.tools.toolbox import Toolbox
@@ -104,6 +108,8 @@ class Service:
         self.fleet = Fleet(self.engine, settings.run_dir, self.journal, limits)
         self.database = Database(settings.state / "airlab.db")
         self.sessions, self.audit = Sessions(self.database), Audit(self.database)
+        self.catalog, self.branches = Catalog(self.database), Branches(self.database)
+        self.search, self.harvest = Search(self.database), Harvest(self.database)
         self.toolbox = Toolbox(self.journal, [spec.entry for spec in builtin_tools().values()])
         headers = HeaderCache()
         inputs = first_inputs(loaded, settings, host, closed=closed, headers=headers, read_headers=False)

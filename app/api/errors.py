@@ -38,6 +38,8 @@ _TABLE: tuple[tuple[type[errors.AirLabError], int, str, str | None], ...] = (
     (errors.NotPermittedError, 403, "permission_error", None),
     (errors.ModelNotFoundError, 404, "invalid_request_error", "model_not_found"),
     (errors.SessionNotFoundError, 404, "invalid_request_error", "session_not_found"),
+    (errors.SessionBusyError, 409, "invalid_request_error", "session_busy"),
+    (errors.KeyReusedError, 422, "invalid_request_error", "idempotency_key_reused"),
     (errors.WeightsMissingError, 404, "invalid_request_error", "model_not_found"),
     (errors.WeightsBrokenError, 503, "server_error", "model_unavailable"),
     (errors.ToolNotFoundError, 404, "invalid_request_error", "tool_not_found"),

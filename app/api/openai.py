@@ -15,7 +15,6 @@ from app.api.errors import Answer, answer_for
 from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
 from app.api.kinds import require_kind
 from app.api.wire import Receive, Scope, Send
-from app.chat.once import Answering
 from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
 from app.fleet.decide import cannot_start
@@ -104,7 +103,7 @@ class OpenAIApp:
     async def _answer_with_tools(self, key: str, fields: ChatFields, actor: Actor, reply: _Reply) -> None:
         """The one case below /v1 in which the server's tools run: the request names them."""
         request = served.once_request(self._service, key, fields, wait_s=_WAIT_S)
-        answering, model = Answering(self._service.chat, request, actor=actor.name), fields.model or key
+        answering, model = self._service.chat.once(request, actor=actor.name), fields.model or key
         if not fields.stream:
             await reply.whole(200, _JSON, await served.whole(answering, model))
             return

@@ -14,15 +14,17 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
 
-from app.api import pages
+from app.api import pages, sessions
+from app.api.again import edit, regenerate, resume
 from app.api.approvals import answer_approval, approvals
 from app.api.audit import audit
 from app.api.auth import Auth, Scope
-from app.api.chat import chat, session
+from app.api.chat import chat
 from app.api.command import command
 from app.api.edits import add_model, add_tool, remove_model, remove_tool
 from app.api.errors import litestar_handler
 from app.api.events import events
+from app.api.export import export_session, export_sessions
 from app.api.manifest import manifest, reload_manifest
 from app.api.metrics import metrics
 from app.api.tools import call_tool, tools
@@ -164,7 +166,10 @@ def owner_app(service: Service, auth: Auth) -> Litestar:
     app = Litestar(
         route_handlers=[
             *(health, models, running, switch, load, unload, shutdown, metrics, events),
-            *(chat, session, command, manifest, reload_manifest),
+            *(chat, command, manifest, reload_manifest),
+            *(sessions.sessions, sessions.create_session, sessions.session, sessions.change_session),
+            *(sessions.remove_session, sessions.fork, sessions.switch_branch, sessions.undo),
+            *(regenerate, edit, resume, export_session, export_sessions),
             *(add_model, remove_model, add_tool, remove_tool),
             *(tools, call_tool, approvals, answer_approval, audit),
         ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
-from msgspec import DecodeError, Struct, json, to_builtins
+from msgspec import DecodeError, Struct, convert, json, structs, to_builtins
 
 FinishReason = Literal["stop", "length", "tool_limit", "reset"]
 
@@ -26,6 +26,23 @@ class TurnOpened(TurnEvent, frozen=True, kw_only=True):
     session_id: str
     turn: int
     model: str
+    user_message_id: int | None = None
+    """The user message that is answered; an edit names it."""
+
+
+class HistoryCut(TurnEvent, frozen=True, kw_only=True):
+    """The history did not fit: what of it the model was not shown. It all stays stored."""
+
+    event = "cut"
+    messages: int
+    """Left out at the beginning."""
+    tokens: int
+    """That they would have taken."""
+    shortened: int
+    """Tool results of which the model was shown a part."""
+    budget_tokens: int
+    first_kept: int
+    """Id of the oldest message that was shown."""
 
 
 class Waiting(TurnEvent, frozen=True, kw_only=True):
@@ -106,6 +123,11 @@ class TurnDone(TurnEvent, frozen=True, kw_only=True):
     model: str
     device: str
     finish_reason: FinishReason
+    message_id: int | None = None
+    """The answer; a fork or a regeneration names it."""
+    user_message_id: int | None = None
+    replayed: bool = False
+    """True when this is what was answered before to the same Idempotency-Key."""
     tokens_input: int = 0
     tokens_generated: int = 0
     tokens_total: int = 0
@@ -117,6 +139,7 @@ def fold(events: Iterable[TurnEvent]) -> dict[str, Any]:
     """The JSON answer of a turn that ended well: its last event, with what came before gathered in it."""
     text, notices, calls, used = [], [], [], []
     done: dict[str, Any] = {}
+    cut = None
     for event in events:
         match event:
             case Token(text=piece):
@@ -127,11 +150,36 @@ def fold(events: Iterable[TurnEvent]) -> dict[str, Any]:
                 calls.append(to_builtins(event))
                 if event.ran:
                     used.append(f"{event.name}({short_arguments(event.arguments)})")
+            case HistoryCut():
+                cut = to_builtins(event)
             case TurnDone():
                 done = to_builtins(event)
             case _:
                 pass
-    return {"response": "".join(text), **done, "tools_used": used, "tool_calls": calls, "notices": notices}
+    gathered = {"tools_used": used, "tool_calls": calls, "notices": notices, "cut": cut}
+    return {"response": "".join(text), **done, **gathered}
+
+
+_REPLAYED = {kind.event: kind for kind in (TurnOpened, Token, Reasoning, ToolStarted, ToolEnded, Notice, HistoryCut)}
+
+
+def kept(events: Iterable[TurnEvent], done: TurnDone) -> str:
+    """A turn as JSON, for who asks again: pieces of text joined, what was waited for left out."""
+    told: list[TurnEvent] = []
+    for event in events:
+        before = told[-1] if told else None
+        if isinstance(event, Token | Reasoning) and type(event) is type(before):
+            told[-1] = structs.replace(event, text=before.text + event.text)
+        elif event.event in _REPLAYED:
+            told.append(event)
+    return json.encode([[event.event, event] for event in (*told, done)]).decode()
+
+
+def replayed(text: str, *, message_id: int) -> list[TurnEvent]:
+    """The events of a turn that was kept; ``message_id`` is its answer."""
+    *told, (_, done) = json.decode(text)
+    again = convert({**done, "replayed": True, "message_id": message_id}, TurnDone)
+    return [*(convert(event, _REPLAYED[name]) for name, event in told), again]
 
 
 def short_arguments(arguments: str) -> str:

@@ -17,7 +17,7 @@ from app.chat.history import Counted
 from app.chat.model import Call, Models, Sampling, Usage
 from app.chat.results import with_short_results
 from app.chat.stream import Piece
-from app.chat.turn import Chat
+from app.chat.turn import Parts
 from app.errors import BadRequestError
 from app.fleet.lease import Lease, with_lease
 from app.messages import Message
@@ -48,14 +48,14 @@ class OnceRequest:
 class Answering:
     """One answer on its way."""
 
-    def __init__(self, chat: Chat, request: OnceRequest, *, actor: str) -> None:
+    def __init__(self, parts: Parts, request: OnceRequest, *, actor: str) -> None:
         """Nothing is asked yet."""
         self.usage = Usage()
         """What the calls of the model took, so far."""
         self.finish_reason = "stop"
         """How it ended, once it has: stop, or length."""
-        self._chat, self._request = chat, request
-        self._calls = TurnCalls(chat.live, chat.gate, SessionKey(actor, _SESSION), _unheard, may_ask=False)
+        self._parts, self._request = parts, request
+        self._calls = TurnCalls(parts.live, parts.gate, SessionKey(actor, _SESSION), _unheard, may_ask=False)
         self._branch = list(request.messages)
         self._pieces = 0
 
@@ -78,7 +78,7 @@ class Answering:
 
     async def _run(self, tell: Callable[[Piece], None]) -> None:
         choice = self._request.choice
-        for _ in range(self._chat.live.current.manifest.chat.max_tool_iterations):
+        for _ in range(self._parts.live.current.manifest.chat.max_tool_iterations):
             answer = await self._round(self._request.tools, choice, tell)
             if not answer.tool_calls:
                 return
@@ -98,9 +98,9 @@ class Answering:
         request, before = self._request, self._pieces
 
         async def work(lease: Lease) -> Message:
-            template = await self._chat.models.template(lease.upstream)
+            template = await self._parts.models.template(lease.upstream)
             call = Call(lease, template, request.system_prompt, tools, choice, request.sampling, self.usage)
-            branch = await _with_room(self._chat.models, call, self._branch)
+            branch = await _with_room(self._parts.models, call, self._branch)
             if call.decides_first:
                 decided = await call.decide(branch, f"call_{len(self._calls.made)}")
                 if decided is not None:
@@ -114,7 +114,7 @@ class Answering:
             return Message("assistant", "".join(text), call.generated.calls if tools else ())
 
         return await with_lease(
-            self._chat.fleet,
+            self._parts.fleet,
             request.model,
             work,
             deadline_s=time.monotonic() + request.wait_s,

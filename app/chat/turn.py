@@ -1,4 +1,4 @@
-"""Runs a conversation: one turn from request to done, one at a time in each session.
+"""Runs one turn of a conversation, from request to done. Which turn may run when is the business of ``chat``.
 
 What a turn asked for is fixed at its start; what guards and what runs is looked up at each use. A model is held for
 one generation, never while a tool runs. A turn that does not reach its end is marked, and moves nothing.
@@ -9,23 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import weakref
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from msgspec import structs, to_builtins
 
 from app.chat import events, toolmode
 from app.chat.calls import TurnCalls
 from app.chat.history import Account, Counted, cut
 from app.chat.model import Call, Models, Sampling, Usage
 from app.chat.results import with_short_results
-from app.errors import AirLabError
+from app.chat.running import Running
+from app.errors import AirLabError, BadRequestError, SessionNotFoundError
 from app.fleet import lease as leases
 from app.fleet.fleet import Fleet
 from app.fleet.lease import Lease, with_lease
 from app.gate import Gate
 from app.live.snapshot import Live, Snapshot
 from app.messages import Message, ToolCall
-from app.store.records import OpenTurn, SessionKey, TokenCount
+from app.store.records import Again, Kept, Once, OpenTurn, SessionKey, SessionSettings, TokenCount
 from app.store.sessions import Sessions, Unfinished
 from app.tools.base import ToolSpec
 
@@ -49,57 +50,23 @@ class TurnRequest:
     tool_choice: toolmode.Choice
     approvals: bool = False
     """Whether somebody listens who can allow what needs a person's word."""
+    again: Again | None = None
+    """Where in the stored tree the turn begins anew; else ``account`` says where."""
+    asked: SessionSettings = field(default_factory=SessionSettings)
+    """What the request itself set, kept for whoever resumes the turn."""
+    once: Once | None = None
+    """Set where a retry must not be a second turn."""
 
 
-class Chat:
-    """The conversations of this service."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every turn stands on."""
 
-    def __init__(self, live: Live, fleet: Fleet, sessions: Sessions, gate: Gate) -> None:
-        """Build it from its parts."""
-        self.live, self.fleet, self.sessions, self.gate = live, fleet, sessions, gate
-        self.models = Models()
-        self._running: set[asyncio.Task[None]] = set()
-        self._locks: weakref.WeakValueDictionary[SessionKey, asyncio.Lock] = weakref.WeakValueDictionary()
-
-    async def turn(self, request: TurnRequest, *, actor: str) -> AsyncGenerator[events.TurnEvent]:
-        """Run one turn; its events as they happen, ``TurnDone`` last. Leaving it early cancels the turn.
-
-        Raises:
-            AirLabError: The turn failed; the store has it as failed.
-        """
-        queue: asyncio.Queue[events.TurnEvent | None] = asyncio.Queue()
-        running = asyncio.create_task(self._run(request, actor, queue.put_nowait))
-        self._running.add(running)
-        running.add_done_callback(self._running.discard)
-        running.add_done_callback(lambda _: queue.put_nowait(None))
-        try:
-            while (event := await queue.get()) is not None:
-                yield event
-            await running
-        finally:
-            running.cancel()
-            # Its end is in the store before anybody can begin the next turn.
-            await asyncio.gather(running, return_exceptions=True)
-
-    async def drained(self, *, within_s: float, hurried: asyncio.Event) -> None:
-        """Wait until no turn runs; at most so long, and only while ``hurried`` is not set."""
-        ends_s = time.monotonic() + within_s
-        hurry = asyncio.create_task(hurried.wait())
-        while self._running and not hurry.done() and (rest_s := ends_s - time.monotonic()) > 0:
-            await asyncio.wait({*self._running, hurry}, timeout=rest_s, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-
-    async def _run(self, request: TurnRequest, actor: str, emit: Callable[[events.TurnEvent], None]) -> None:
-        key = SessionKey(actor, request.session_id)
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock:
-            snapshot = self.live.current
-            if request.account.is_reset:
-                await self.sessions.reset(key)
-                device = snapshot.models[request.model].device
-                emit(events.TurnDone(session_id=key.name, model=request.model, device=device, finish_reason="reset"))
-                return
-            await _Turn(self, snapshot, request, key, emit).run()
+    live: Live
+    fleet: Fleet
+    sessions: Sessions
+    gate: Gate
+    models: Models
 
 
 @dataclass(slots=True)
@@ -111,30 +78,42 @@ class _Item:
     count: TokenCount | None
 
 
-class _Turn:
+class Turn:
     """One turn on its way."""
 
     def __init__(
         self,
-        chat: Chat,
+        parts: Parts,
         snapshot: Snapshot,
         request: TurnRequest,
         key: SessionKey,
-        emit: Callable[[events.TurnEvent], None],
+        running: Running,
     ) -> None:
-        self._chat, self._snapshot, self._request, self._key, self._emit = chat, snapshot, request, key, emit
+        """``snapshot`` is the moment by which what the turn asked for is fixed."""
+        self._parts, self._snapshot, self._request, self._key, self._running = parts, snapshot, request, key, running
+        self._emit = running.tell
         self._usage = Usage()
         self._branch: list[_Item] = []
-        self._calls = TurnCalls(chat.live, chat.gate, key, emit, may_ask=request.approvals)
+        self._calls = TurnCalls(parts.live, parts.gate, key, running.tell, may_ask=request.approvals)
         self._shown: list[str] = []
         """All the text that the client has got: the answer, and what was said before a call."""
         self._pieces = 0
         """How many pieces of text and of reasoning the client has got."""
         self._finish_reason: events.FinishReason = "stop"
+        self._cut: events.HistoryCut | None = None
+        """What the model was not shown, as the client was told last."""
 
     async def run(self) -> None:
+        """Run it to its end, whatever that is, and have the store know it.
+
+        Raises:
+            AirLabError: It failed.
+        """
         self._opening = asyncio.create_task(self._open())
         try:
+            if self._request.again is not None:
+                # A place that is not there is said at once, and not after a model has been loaded.
+                await self._opened()
             answer, finish_reason = await self._rounds(*self._tools())
             await self._close(await self._opened(), answer, finish_reason)
         except asyncio.CancelledError:
@@ -151,12 +130,21 @@ class _Turn:
     async def _open(self) -> OpenTurn:
         """The turn in the store, beside the wait for the model."""
         account, request = self._request.account, self._request
-        turn = await self._chat.sessions.open_turn(
-            self._key, account.said, from_root=account.from_root, model=request.model
+        turn = await self._parts.sessions.open_turn(
+            self._key,
+            account.said,
+            from_root=account.from_root,
+            model=request.model,
+            again=request.again,
+            asked=request.asked,
         )
         self._branch = [_Item(stored.id, stored.message, stored.count) for stored in turn.path]
-        self._emit(events.TurnOpened(session_id=self._key.name, turn=turn.id, model=request.model))
-        if turn.previous_unfinished is not None:
+        opened = events.TurnOpened(
+            session_id=self._key.name, turn=turn.id, model=request.model, user_message_id=turn.user_message_id
+        )
+        self._emit(opened)
+        resumed = request.again is not None and request.again.way == "resume"
+        if turn.previous_unfinished is not None and not resumed:
             self._emit(events.Notice(message=f"the turn before this one was {turn.previous_unfinished.status}"))
         return turn
 
@@ -168,7 +156,7 @@ class _Turn:
         if not self._snapshot.tools_on:
             self._emit(events.Notice(message="no tools: the server's switch is off (POST /command tools on)"))
             return (), "none"
-        tools, why_not = self._chat.gate.offered()
+        tools, why_not = self._parts.gate.offered()
         if why_not:
             self._emit(events.Notice(message=why_not))
         cannot_run = choice not in {"auto", "required", *(tool.name for tool in tools)}
@@ -198,7 +186,7 @@ class _Turn:
 
         async def work(lease: Lease) -> Message:
             await self._opened()
-            template = await self._chat.models.template(lease.upstream)
+            template = await self._parts.models.template(lease.upstream)
             call = Call(lease, template, self._system_prompt, tools, choice, self._request.sampling, self._usage)
             branch = await self._fitting(call)
             if call.decides_first:
@@ -210,7 +198,7 @@ class _Turn:
             return await self._speak(call, branch)
 
         return await with_lease(
-            self._chat.fleet,
+            self._parts.fleet,
             self._request.model,
             work,
             deadline_s=time.monotonic() + _WAIT_S,
@@ -250,7 +238,7 @@ class _Turn:
 
     async def _fitting(self, call: Call) -> list[Message]:
         """The branch, cut to what fits; lengths are the engine's own."""
-        models, upstream, template = self._chat.models, call.lease.upstream, call.template
+        models, upstream, template = self._parts.models, call.lease.upstream, call.template
         counted_by = call.lease.counted_by
 
         async def count(message: Message) -> int:
@@ -266,14 +254,33 @@ class _Turn:
             taken += await count(Message("system", str(toolmode.native_tools(call.tools))))
         room = template.context_tokens - min(call.sampling.max_tokens, template.context_tokens // 2) - taken
         budget = min(self._snapshot.manifest.chat.max_conversation_tokens, room)
-        branch = await with_short_results(branch, budget_tokens=budget, count=count)
-        return [item.message for item in branch[cut(branch, budget_tokens=budget) :]]
+        shown = await with_short_results(branch, budget_tokens=budget, count=count)
+        left_out = cut(shown, budget_tokens=budget)
+        self._tell_cut(branch, shown, left_out, budget)
+        return [item.message for item in shown[left_out:]]
+
+    def _tell_cut(self, branch: list[Counted], shown: list[Counted], left_out: int, budget_tokens: int) -> None:
+        """Say what the model is not shown, where that is something else than was said before."""
+        pairs = zip(branch[left_out:], shown[left_out:], strict=True)
+        shortened = sum(whole.message is not part.message for whole, part in pairs)
+        if not left_out and not shortened:
+            return
+        told = events.HistoryCut(
+            messages=left_out,
+            tokens=sum(item.tokens for item in branch[:left_out]),
+            shortened=shortened,
+            budget_tokens=budget_tokens,
+            first_kept=self._branch[left_out].id,
+        )
+        if told != self._cut:
+            self._cut = told
+            self._emit(told)
 
     async def _run_tools(self, turn: OpenTurn, answer: Message) -> None:
         """Run the calls of one round; the round goes into the store as a whole."""
         results = await self._calls.run(turn.id, answer.tool_calls)
         said = [answer, *(Message("tool", result.content, tool_call_id=result.call.id) for result in results)]
-        ids = await self._chat.sessions.append(turn.id, said)
+        ids = await self._parts.sessions.append(turn.id, said)
         self._branch += [_Item(id_, message, None) for id_, message in zip(ids, said, strict=True)]
 
     async def _close(self, turn: OpenTurn, answer: Message, finish_reason: events.FinishReason) -> None:
@@ -288,16 +295,27 @@ class _Turn:
             tokens_total=usage.prompt_tokens + usage.generated_tokens,
             generation_time=round(usage.generation_s, 4),
             tokens_per_second=round(usage.generated_tokens / usage.generation_s, 2) if usage.generation_s else 0.0,
+            user_message_id=turn.user_message_id,
         )
         counts = {item.id: item.count for item in self._branch if item.count is not None}
-        await self._chat.sessions.close_turn(turn.id, answer, counts=counts, detail={"finish_reason": finish_reason})
-        self._emit(done)
+        detail = {"finish_reason": finish_reason, "cut": to_builtins(self._cut)}
+        once = self._request.once
+        answer_id = await self._parts.sessions.close_turn(
+            turn.id,
+            answer,
+            counts=counts,
+            detail={name: value for name, value in detail.items() if value is not None},
+            kept=None if once is None else Kept(once, events.kept(self._running.told, done)),
+        )
+        self._emit(structs.replace(done, message_id=answer_id))
 
     async def _give_up(self, status: Unfinished, error: str) -> None:
         """Mark the turn as what it is; a turn that was never opened needs no mark."""
+        if self._opening.done() and isinstance(self._opening.exception(), BadRequestError | SessionNotFoundError):
+            return  # the client is told
         try:
             turn = await self._opened()
-            await asyncio.shield(self._chat.sessions.end_turn(turn.id, status, error))
+            await asyncio.shield(self._parts.sessions.end_turn(turn.id, status, error))
         except AirLabError as exc:
             # The client is told what went wrong first; the session's next turn, or the next start, marks this one.
             log.warning("a turn's end could not be written down: %s", exc.message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 from app.messages import Message
@@ -29,11 +29,71 @@ class TokenCount(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How a session's turns are answered where the request says nothing; None leaves it to the manifest."""
+
+    model: str | None = None
+    system_prompt: str | None = None
+    enable_tools: bool | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repeat_penalty: float | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What is set."""
+        named = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in named if value is not None}
+
+    def over(self, other: SessionSettings) -> SessionSettings:
+        """These, and where they say nothing, the other's."""
+        return SessionSettings(**{**other.given(), **self.given()})
+
+
+class Again(NamedTuple):
+    """A place in a stored tree from which a turn begins, other than the end of the active branch."""
+
+    way: Literal["edit", "regenerate", "resume"]
+    """``edit``: beside a user message. ``regenerate``: below the user message that an answer answers. ``resume``: where
+    the session's last turn broke off."""
+    message_id: int | None = None
+    """None: the active branch's last answer."""
+
+
+class Once(NamedTuple):
+    """A request that must lead to one turn, however often it is sent."""
+
+    owner: str
+    key: str
+    """What the client calls it (``Idempotency-Key``)."""
+    request: bytes
+    """Digest of what was asked: the same key for something else is a mistake."""
+
+
+class Kept(NamedTuple):
+    """What is kept of a turn that was asked for once."""
+
+    once: Once
+    events: str
+    """What the turn told, as JSON; the store does not read it."""
+
+
+class KeptAnswer(NamedTuple):
+    """What was answered to such a request."""
+
+    request: bytes
+    events: str
+    message_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredMessage:
     """A message with its place in the tree."""
 
     id: int
     """Larger than its parent's; never used again."""
+    parent: int | None
     message: Message
     count: TokenCount | None
     """None until somebody counted."""
@@ -54,6 +114,8 @@ class TurnInfo:
     error: str | None
     detail: Mapping[str, Any]
     """What was given to ``close_turn``; empty for other turns."""
+    asked: SessionSettings
+    """What the request itself set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +128,65 @@ class OpenTurn:
     previous_unfinished: TurnInfo | None
     """The session's last turn, if it brought no answer: the next answer can say so."""
 
+    @property
+    def user_message_id(self) -> int | None:
+        """The user message that the turn answers."""
+        return next((stored.id for stored in reversed(self.path) if stored.message.role == "user"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session as a list shows it."""
+
+    row: int
+    """Its number in the database, which an export goes by; not for clients."""
+    key: SessionKey
+    title: str | None
+    """Its name for people."""
+    titled: bool
+    """True when somebody set the name; else it is the beginning of the first user message."""
+    pinned: bool
+    created_ms: int
+    updated_ms: int
+    version: int
+    """Grows with every change of name, pin, settings or active branch."""
+    messages: int
+    """User messages and answers, on all branches."""
+    head: int | None
+    """The last answer of the active branch."""
+    settings: SessionSettings
+    last_turn: tuple[int, TurnStatus] | None
+
+
+class Match(NamedTuple):
+    """Where what was searched for occurs."""
+
+    message_id: int | None
+    """None: in the session's name."""
+    role: str | None
+    snippet: str
+    highlights: tuple[tuple[int, int], ...]
+    """Beginnings and ends within the snippet, in characters."""
+
+
+class Found(NamedTuple):
+    """A session of a list, with what it was found by."""
+
+    info: SessionInfo
+    matches: tuple[Match, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
     """A session as a page shows it."""
 
-    key: SessionKey
-    created_ms: int
-    updated_ms: int
+    info: SessionInfo
     branch: tuple[StoredMessage, ...]
-    """The active branch, root first."""
+    """The active branch, root first; a view of the whole tree has all messages here, by id."""
     turns: tuple[TurnInfo, ...]
     """Every turn, on whatever branch, oldest first."""
+
+    @property
+    def key(self) -> SessionKey:
+        """Whose it is, and how it is called in requests."""
+        return self.info.key

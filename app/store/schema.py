@@ -89,7 +89,68 @@ CREATE INDEX audit_by_tool ON audit (tool);
 CREATE INDEX audit_by_session ON audit (session);
 """
 
-MIGRATIONS = (_CONVERSATIONS_AND_AUDIT, _APPROVALS)
+_SESSIONS_WORTH_KEEPING = """
+ALTER TABLE sessions ADD COLUMN title TEXT;  -- its name for people; from the first user message until somebody sets it
+ALTER TABLE sessions ADD COLUMN titled INTEGER NOT NULL DEFAULT 0 CHECK (titled IN (0, 1));  -- 1: somebody set it
+ALTER TABLE sessions ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1));
+ALTER TABLE sessions ADD COLUMN settings TEXT NOT NULL DEFAULT '{}';  -- JSON object of a SessionSettings
+ALTER TABLE sessions ADD COLUMN version INTEGER NOT NULL DEFAULT 1;   -- grows with every change that a page shows
+ALTER TABLE sessions ADD COLUMN messages INTEGER NOT NULL DEFAULT 0;  -- how many visible ones it has, for lists
+ALTER TABLE turns ADD COLUMN asked TEXT NOT NULL DEFAULT '{}';  -- what the request itself set, as a SessionSettings
+CREATE INDEX sessions_by_change ON sessions (owner, updated_ms, id);
+
+UPDATE sessions SET messages = (
+    SELECT count(*) FROM messages AS m WHERE m.session = sessions.id AND digest IS NOT NULL
+);
+UPDATE sessions SET title = (
+    SELECT substr(trim(replace(content, char(10), ' ')), 1, 60) FROM messages AS m
+    WHERE m.session = sessions.id AND role = 'user' ORDER BY id LIMIT 1
+);
+
+-- The index holds words only; texts stay where they are. Tool rounds are not searched.
+CREATE VIEW visible_messages AS SELECT id, content FROM messages WHERE digest IS NOT NULL;
+CREATE VIRTUAL TABLE messages_fts USING fts5 (
+    content, content = 'visible_messages', content_rowid = 'id', tokenize = 'unicode61 remove_diacritics 2'
+);
+CREATE VIRTUAL TABLE titles_fts USING fts5 (
+    title, content = 'sessions', content_rowid = 'id', tokenize = 'unicode61 remove_diacritics 2'
+);
+INSERT INTO messages_fts (messages_fts) VALUES ('rebuild');
+INSERT INTO titles_fts (titles_fts) VALUES ('rebuild');
+CREATE TRIGGER message_added AFTER INSERT ON messages WHEN new.digest IS NOT NULL BEGIN
+    INSERT INTO messages_fts (rowid, content) VALUES (new.id, new.content);
+    UPDATE sessions SET messages = messages + 1 WHERE id = new.session;
+END;
+CREATE TRIGGER message_removed AFTER DELETE ON messages WHEN old.digest IS NOT NULL BEGIN
+    INSERT INTO messages_fts (messages_fts, rowid, content) VALUES ('delete', old.id, old.content);
+END;
+CREATE TRIGGER session_added AFTER INSERT ON sessions BEGIN
+    INSERT INTO titles_fts (rowid, title) VALUES (new.id, new.title);
+END;
+CREATE TRIGGER session_renamed AFTER UPDATE OF title ON sessions WHEN old.title IS NOT new.title BEGIN
+    INSERT INTO titles_fts (titles_fts, rowid, title) VALUES ('delete', old.id, old.title);
+    INSERT INTO titles_fts (rowid, title) VALUES (new.id, new.title);
+END;
+CREATE TRIGGER session_removed AFTER DELETE ON sessions BEGIN
+    INSERT INTO titles_fts (titles_fts, rowid, title) VALUES ('delete', old.id, old.title);
+END;
+
+CREATE TABLE answers (               -- what was answered under an Idempotency-Key, so that a retry is not a second turn
+    owner TEXT NOT NULL,
+    key TEXT NOT NULL,
+    request BLOB NOT NULL,           -- digest of what was asked
+    session INTEGER NOT NULL REFERENCES sessions(id) ON DELETE CASCADE,
+    message INTEGER NOT NULL REFERENCES messages(id) ON DELETE CASCADE,  -- the answer
+    events TEXT NOT NULL,            -- what the turn told, as JSON
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (owner, key)
+) STRICT;
+CREATE INDEX answers_by_time ON answers (owner, at_ms);
+CREATE INDEX answers_by_session ON answers (session);
+CREATE INDEX answers_by_message ON answers (message);
+"""
+
+MIGRATIONS = (_CONVERSATIONS_AND_AUDIT, _APPROVALS, _SESSIONS_WORTH_KEEPING)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

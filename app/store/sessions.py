@@ -14,13 +14,28 @@ from typing import Any, Literal, get_args
 
 from app.errors import StorageError
 from app.messages import Message
-from app.store import tree
+from app.store import branches, catalog, tree
 from app.store.db import Database, inserted, now_ms, storable
-from app.store.records import OpenTurn, SessionKey, SessionView, StoredMessage, TokenCount, TurnInfo
+from app.store.names import short_name
+from app.store.records import (
+    Again,
+    Kept,
+    KeptAnswer,
+    Once,
+    OpenTurn,
+    SessionKey,
+    SessionSettings,
+    SessionView,
+    StoredMessage,
+    TokenCount,
+    TurnInfo,
+)
 
 Unfinished = Literal["cancelled", "failed"]
 
-_TURN = "SELECT id, status, model, started_ms, ended_ms, error, detail FROM turns WHERE session = ?"
+KEPT_ANSWERS, KEPT_MS = 1000, 24 * 3600 * 1000
+"""How many answers are kept for retries, for each owner, and for how long."""
+
 _INTERRUPT = "UPDATE turns SET status = 'interrupted', ended_ms = ?, error = ? WHERE status = 'open'"
 _STOPPED = "AirLab stopped before the answer was complete"
 _ABANDONED = "The turn was left before the answer was complete"
@@ -33,7 +48,16 @@ class Sessions:
         """Everything is in the database: several of these on the same one are the same."""
         self._database = database
 
-    async def open_turn(self, key: SessionKey, said: Sequence[Message], *, from_root: bool, model: str) -> OpenTurn:
+    async def open_turn(
+        self,
+        key: SessionKey,
+        said: Sequence[Message],
+        *,
+        from_root: bool,
+        model: str,
+        again: Again | None = None,
+        asked: SessionSettings | None = None,
+    ) -> OpenTurn:
         """Begin a turn with what the client said, in one transaction; an unknown session is created.
 
         What is stored already is found again, not stored twice: the longest stored path with the same roles and
@@ -45,13 +69,35 @@ class Sessions:
                 passed over.
             from_root: True if ``said`` is the whole conversation, False if it goes below the active branch.
             model: Key of the model that will answer.
+            again: The place in the stored tree below which ``said`` goes, in place of the active branch's end.
+            asked: What the request itself set.
 
         Raises:
+            SessionNotFoundError: ``again`` names a place in a session that is not there.
+            BadRequestError: ``again`` names no place in it.
             StorageFullError: The disk is full; no turn was opened.
             StorageError: SQLite refused.
         """
         visible = [message for message in said if message.visible]
-        return await self._database.write(partial(_open_turn, key=key, said=visible, from_root=from_root, model=model))
+        begin: Again | Literal["root", "head"] = again or ("root" if from_root else "head")
+        work = partial(_open_turn, key=key, said=visible, begin=begin, model=model, asked=asked or SessionSettings())
+        return await self._database.write(work)
+
+    async def last_turn(self, key: SessionKey) -> TurnInfo | None:
+        """The newest turn of a session; None where there is none."""
+
+        def work(connection: sqlite3.Connection) -> TurnInfo | None:
+            info = catalog.find(connection, key)
+            return None if info is None else catalog.last_turn(connection, info.row)
+
+        return await self._database.read(work)
+
+    async def kept(self, once: Once) -> KeptAnswer | None:
+        """What was answered under this key; None where nothing was, or too long ago."""
+        query = "SELECT request, events, message FROM answers WHERE owner = ? AND key = ? AND at_ms > ?"
+        values = (storable(once.owner), once.key, now_ms() - KEPT_MS)
+        row = await self._database.read(lambda connection: connection.execute(query, values).fetchone())
+        return None if row is None else KeptAnswer(*row)
 
     async def append(self, turn_id: int, rounds: Sequence[Message]) -> tuple[int, ...]:
         """Add whole tool rounds below the turn's last message: their ids.
@@ -70,6 +116,7 @@ class Sessions:
         *,
         counts: Mapping[int, TokenCount] | None = None,
         detail: Mapping[str, Any] | None = None,
+        kept: Kept | None = None,
     ) -> int:
         """Store the answer, make it the session's head and call the turn done, in one transaction.
 
@@ -78,6 +125,7 @@ class Sessions:
             answer: What the client is given: an assistant message without tool calls.
             counts: Lengths of messages on the turn's path, by message id; they replace what was stored.
             detail: Whatever is worth keeping of the turn, as a JSON object.
+            kept: What a retry of the request is to be answered.
 
         Returns:
             The answer's message id. Once this returns, the answer survives a crash.
@@ -89,7 +137,7 @@ class Sessions:
         if answer.role != "assistant" or answer.tool_calls:
             raise ValueError("a turn is closed by an assistant message without tool calls")
         close = partial(_close_turn, turn_id=turn_id, answer=answer, detail=json.dumps(detail or {}))
-        return await self._database.write(partial(close, counts=counts or {}))
+        return await self._database.write(partial(close, counts=counts or {}, kept=kept))
 
     async def end_turn(self, turn_id: int, status: Unfinished, error: str | None = None) -> bool:
         """Give a turn up; what it stored stays, the session's head does not move.
@@ -115,7 +163,7 @@ class Sessions:
 
         def work(connection: sqlite3.Connection) -> None:
             session_id, _ = _found_or_created(connection, key)
-            connection.execute("UPDATE sessions SET head = NULL, updated_ms = ? WHERE id = ?", (now_ms(), session_id))
+            catalog.move_head(connection, session_id, None, at_ms=now_ms())
 
         await self._database.write(work)
 
@@ -125,31 +173,46 @@ class Sessions:
 
     async def view(self, key: SessionKey) -> SessionView | None:
         """The session as it stands; None if there is none."""
-        return await self._database.read(lambda connection: _view(connection, key))
+        return await self._database.read(partial(catalog.view, key=key))
 
 
 def _open_turn(
-    connection: sqlite3.Connection, *, key: SessionKey, said: Sequence[Message], from_root: bool, model: str
+    connection: sqlite3.Connection,
+    *,
+    key: SessionKey,
+    said: Sequence[Message],
+    begin: Again | Literal["root", "head"],
+    model: str,
+    asked: SessionSettings,
 ) -> OpenTurn:
+    if isinstance(begin, Again):
+        catalog.require(connection, key)
     session_id, head = _found_or_created(connection, key)
     at_ms = now_ms()
     # Turns run one after another, so nobody owns a turn that is still open: its caller was cancelled while it began,
     # or the disk was too full to write down its end.
     connection.execute(f"{_INTERRUPT} AND session = ?", (at_ms, _ABANDONED, session_id))
-    last = connection.execute(f"{_TURN} ORDER BY id DESC LIMIT 1", (session_id,)).fetchone()
+    previous = catalog.last_turn(connection, session_id)
 
-    place, matched = tree.follow(connection, session_id, None if from_root else head, said)
+    if isinstance(begin, Again):
+        start = branches.place(connection, catalog.require(connection, key), begin)
+    else:
+        start = head if begin == "head" else None
+    place, matched = tree.follow(connection, session_id, start, said)
     turn_id = inserted(
         connection,
-        "INSERT INTO turns (session, status, model, started_ms) VALUES (?, 'open', ?, ?)",
-        (session_id, storable(model), at_ms),
+        "INSERT INTO turns (session, status, model, started_ms, asked) VALUES (?, 'open', ?, ?, ?)",
+        (session_id, storable(model), at_ms, json.dumps(asked.given())),
     )
     added = tree.add(connection, (session_id, turn_id), place, said[matched:], at_ms=at_ms)
     leaf = added[-1] if added else place
     connection.execute("UPDATE turns SET leaf = ? WHERE id = ?", (leaf, turn_id))
-    connection.execute("UPDATE sessions SET updated_ms = ? WHERE id = ?", (at_ms, session_id))
+    title = next((name for message in said if message.role == "user" and (name := short_name(message.content))), None)
+    connection.execute(
+        "UPDATE sessions SET updated_ms = ?, title = coalesce(title, ?) WHERE id = ?",
+        (at_ms, None if title is None else storable(title), session_id),
+    )
 
-    previous = _turn(last) if last is not None else None
     unfinished = previous if previous is not None and previous.status != "done" else None
     return OpenTurn(turn_id, tree.path_to(connection, leaf), unfinished)
 
@@ -169,6 +232,7 @@ def _close_turn(
     answer: Message,
     counts: Mapping[int, TokenCount],
     detail: str,
+    kept: Kept | None,
 ) -> int:
     session_id, leaf = _open_place(connection, turn_id)
     at_ms = now_ms()
@@ -181,8 +245,25 @@ def _close_turn(
         "UPDATE turns SET status = 'done', leaf = ?, ended_ms = ?, detail = ? WHERE id = ?",
         (answer_id, at_ms, detail, turn_id),
     )
-    connection.execute("UPDATE sessions SET head = ?, updated_ms = ? WHERE id = ?", (answer_id, at_ms, session_id))
+    catalog.move_head(connection, session_id, answer_id, at_ms=at_ms)
+    if kept is not None:
+        _keep(connection, kept, (session_id, answer_id), at_ms=at_ms)
     return answer_id
+
+
+def _keep(connection: sqlite3.Connection, kept: Kept, answer: tuple[int, int], *, at_ms: int) -> None:
+    """Remember what a retry is to be answered, and forget what is too old or too much."""
+    once, owner = kept.once, storable(kept.once.owner)
+    connection.execute(
+        "INSERT OR REPLACE INTO answers (owner, key, request, session, message, events, at_ms) VALUES (?,?,?,?,?,?,?)",
+        (owner, once.key, once.request, *answer, storable(kept.events), at_ms),
+    )
+    connection.execute("DELETE FROM answers WHERE owner = ? AND at_ms <= ?", (owner, at_ms - KEPT_MS))
+    connection.execute(
+        "DELETE FROM answers WHERE owner = ? AND rowid IN "
+        "(SELECT rowid FROM answers WHERE owner = ? ORDER BY at_ms DESC, rowid DESC LIMIT -1 OFFSET ?)",
+        (owner, owner, KEPT_ANSWERS),
+    )
 
 
 def _open_place(connection: sqlite3.Connection, turn_id: int) -> tuple[int, int | None]:
@@ -194,39 +275,12 @@ def _open_place(connection: sqlite3.Connection, turn_id: int) -> tuple[int, int 
     return session_id, leaf
 
 
-def _found(connection: sqlite3.Connection, key: SessionKey) -> tuple[int, int | None, int, int] | None:
-    """The session's row: id, head, created_ms, updated_ms."""
-    found: tuple[int, int | None, int, int] | None = connection.execute(
-        "SELECT id, head, created_ms, updated_ms FROM sessions WHERE owner = ? AND name = ?",
-        (storable(key.owner), storable(key.name)),
-    ).fetchone()
-    return found
-
-
 def _found_or_created(connection: sqlite3.Connection, key: SessionKey) -> tuple[int, int | None]:
-    """The session's id and head."""
-    found = _found(connection, key)
-    if found is not None:
-        return found[:2]
-    at_ms = now_ms()
-    statement = "INSERT INTO sessions (owner, name, created_ms, updated_ms) VALUES (?, ?, ?, ?)"
-    return inserted(connection, statement, (storable(key.owner), storable(key.name), at_ms, at_ms)), None
+    """The session's row and head."""
+    found = catalog.find(connection, key)
+    return (catalog.create(connection, key), None) if found is None else (found.row, found.head)
 
 
 def _branch(connection: sqlite3.Connection, key: SessionKey) -> tuple[StoredMessage, ...]:
-    found = _found(connection, key)
-    return tree.path_to(connection, found[1]) if found is not None else ()
-
-
-def _view(connection: sqlite3.Connection, key: SessionKey) -> SessionView | None:
-    found = _found(connection, key)
-    if found is None:
-        return None
-    session_id, head, created_ms, updated_ms = found
-    turns = tuple(map(_turn, connection.execute(f"{_TURN} ORDER BY id", (session_id,))))
-    return SessionView(key, created_ms, updated_ms, tree.path_to(connection, head), turns)
-
-
-def _turn(row: tuple[Any, ...]) -> TurnInfo:
-    id_, status, model, started_ms, ended_ms, error, detail = row
-    return TurnInfo(id_, status, model, started_ms, ended_ms, error, json.loads(detail or "{}"))
+    found = catalog.find(connection, key)
+    return tree.path_to(connection, found.head) if found is not None else ()

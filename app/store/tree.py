@@ -23,15 +23,21 @@ INSERT INTO messages
     (session, parent, anchor, digest, turn, role, content, tool_calls, tool_call_id, reasoning, created_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_STORED = """
+SELECT m.id, m.parent, m.role, m.content, m.tool_calls, m.tool_call_id, m.reasoning, m.tokens, m.counted_by, m.turn,
+    m.created_ms
+FROM messages AS m
+"""
 _PATH = """
 WITH RECURSIVE path (id, parent, depth) AS (
     SELECT id, parent, 0 FROM messages WHERE id = ?
     UNION ALL
     SELECT m.id, m.parent, path.depth + 1 FROM path JOIN messages AS m ON m.id = path.parent
 )
-SELECT m.id, m.role, m.content, m.tool_calls, m.tool_call_id, m.reasoning, m.tokens, m.counted_by, m.turn, m.created_ms
-FROM path JOIN messages AS m ON m.id = path.id ORDER BY path.depth DESC
 """
+_OF_PATH = f"{_PATH} {_STORED} JOIN path ON path.id = m.id ORDER BY path.depth DESC"
+_OF_SESSION = f"{_STORED} WHERE m.session = ? ORDER BY m.id"
+_VISIBLE = "SELECT id, anchor, role FROM messages WHERE session = ? AND digest IS NOT NULL ORDER BY id DESC"
 
 
 def digest(message: Message) -> bytes | None:
@@ -101,7 +107,25 @@ def add(
 
 def path_to(connection: sqlite3.Connection, leaf: int | None) -> tuple[StoredMessage, ...]:
     """The messages from the root down to this one, tool rounds included; none for None."""
-    return tuple(map(_stored, connection.execute(_PATH, (leaf,))))
+    return tuple(map(_stored, connection.execute(_OF_PATH, (leaf,))))
+
+
+def all_of(connection: sqlite3.Connection, session: int) -> tuple[StoredMessage, ...]:
+    """Every message of a session, by id."""
+    return tuple(map(_stored, connection.execute(_OF_SESSION, (session,))))
+
+
+def leaves(connection: sqlite3.Connection, session: int) -> list[int]:
+    """The last answer of each branch, oldest first. Questions that were never answered make no branch."""
+    found: list[int] = []
+    leads_to_answer: set[int] = set()
+    # What is below a message has a larger id, so it has been seen before.
+    for id_, anchor, role in connection.execute(_VISIBLE, (session,)):
+        if role == "assistant" and id_ not in leads_to_answer:
+            found.append(id_)
+        if anchor is not None and (role == "assistant" or id_ in leads_to_answer):
+            leads_to_answer.add(anchor)
+    return found[::-1]
 
 
 def require_whole_rounds(messages: Sequence[Message]) -> None:
@@ -134,9 +158,9 @@ def _columns(message: Message) -> tuple[str | None, ...]:
 
 
 def _stored(
-    row: tuple[int, str, str, str | None, str | None, str | None, int | None, str | None, int, int],
+    row: tuple[int, int | None, str, str, str | None, str | None, str | None, int | None, str | None, int, int],
 ) -> StoredMessage:
-    id_, role, content, calls, tool_call_id, reasoning, tokens, counted_by, turn_id, created_ms = row
+    id_, parent, role, content, calls, tool_call_id, reasoning, tokens, counted_by, turn_id, created_ms = row
     message = Message(
         role=role,  # type: ignore[arg-type] # the table's CHECK allows nothing else
         content=content,
@@ -145,4 +169,4 @@ def _stored(
         reasoning=reasoning,
     )
     count = None if tokens is None or counted_by is None else TokenCount(tokens, counted_by)
-    return StoredMessage(id_, message, count, turn_id, created_ms)
+    return StoredMessage(id_, parent, message, count, turn_id, created_ms)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from app.chat.chat import Chat
 from app.chat.events import TurnEvent
 from app.chat.history import read_account
 from app.chat.model import Sampling
-from app.chat.turn import Chat, TurnRequest
+from app.chat.turn import TurnRequest
 from app.devices.probe import Host
 from app.errors import UpstreamError
 from app.fleet.fleet import Fleet
@@ -129,7 +130,8 @@ class House:
         self.fleet = ScriptedFleet(snapshot.models["m"], self.model)
         self.gate = ScriptedGate()
         self.sessions = Sessions(database)
-        self.chat = Chat(Live(snapshot), cast(Fleet, self.fleet), self.sessions, cast(Gate, self.gate))
+        self.live = Live(snapshot)
+        self.chat = Chat(self.live, cast(Fleet, self.fleet), self.sessions, cast(Gate, self.gate))
 
     def turn(self, *said: Message, tools: bool = False) -> AsyncGenerator[TurnEvent]:
         sampling = Sampling(temperature=0, max_tokens=64, top_p=1, top_k=0, repeat_penalty=1)

@@ -76,6 +76,7 @@ def test_events_keep_their_names_on_the_wire() -> None:
 
     assert names == {
         "TurnOpened": "turn",
+        "HistoryCut": "cut",
         "Waiting": "waiting",
         "Token": "token",
         "Reasoning": "reasoning",

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from app.chat.chat import Chat
 from app.chat.events import TurnEvent, fold
 from app.chat.history import read_account
 from app.chat.model import Sampling
@@ -53,7 +54,7 @@ async def serving(lab: Lab) -> AsyncIterator[tuple[Service, HangingGate]]:
     named = {name: value for name, value in lab.full_environment.items() if name != "AIRLAB_PORT"}
     service = Service(Settings.model_validate(named), read_manifest(lab.manifest))
     gate = HangingGate()
-    service.chat.gate = cast(Gate, gate)
+    service.chat = Chat(service.live, service.fleet, service.sessions, cast(Gate, gate))
     async with asyncio.timeout(BOUND_S):
         await service.start()
     try:

@@ -152,7 +152,7 @@ async def test_switch_that_goes_off_in_a_turn_stops_its_next_call(build: Build) 
 
     async def switch_off(_: object) -> None:
         await asyncio.sleep(0)
-        house.chat.live.current = replace(house.chat.live.current, tools_on=False)
+        house.live.current = replace(house.live.current, tools_on=False)
 
     house.gate.before = switch_off
     events = await all_of(house, HI, tools=True)

@@ -28,7 +28,7 @@ from tests.conftest import MakeLab
 from tests.support.service import BOUND_S, USE_KEY, Lab, Service, wait_until
 
 TIME = "get_current_time"
-MEASURED = {"generation_time", "tokens_per_second", "duration_s"}
+MEASURED = {"generation_time", "tokens_per_second", "duration_s", "message_id", "user_message_id"}
 HI = [user("hi")]
 
 
@@ -69,7 +69,9 @@ def test_first_event_says_the_turn_is_stored_and_the_last_that_it_is_whole(fake:
     said(fake, "hi", session_id="order")
     events = streamed(fake, "hi", session_id="order")
 
-    assert events[0] == ("turn", {"session_id": "order", "turn": events[0][1]["turn"], "model": "small"})
+    name, opened = events[0]
+    assert (name, opened["session_id"], opened["model"]) == ("turn", "order", "small")
+    assert opened["user_message_id"] == events[-1][1]["user_message_id"] < events[-1][1]["message_id"]
     assert {name for name, _ in events[1:-1]} == {"token"}
     assert events[-1][0] == "done"
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.chat.talk import Event, calls, configure, require_sound_store, said, session, streaming, visible
 from tests.conftest import MakeLab
-from tests.support.service import BOUND_S, Lab, Service, wait_until
+from tests.service.kills import kill
+from tests.support.service import BOUND_S, Lab, Service
 
 MOMENTS = 20
 LIST = "list_contents"
@@ -32,24 +31,6 @@ def lab(make_lab: MakeLab) -> Lab:
 
 def path(lab: Lab) -> dict[str, str]:
     return {"path": str(lab.folder / "workspace")}
-
-
-def kill(service: Service) -> None:
-    """End it as kill -9 does; engine and workers must go with it."""
-    # Stopped first, so that nothing is started between the look and the kill.
-    service.signal(signal.SIGSTOP)
-    children = psutil.Process(service.process.pid).children(recursive=True)
-    service.signal(signal.SIGKILL)
-    service.wait()
-    assert len(children) >= 1
-    wait_until(lambda: not any(_lives(child) for child in children), "engine and workers are gone", bound_s=10)
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def gather(service: Service, text: str, into: list[Event]) -> None:

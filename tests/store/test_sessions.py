@@ -71,7 +71,7 @@ async def test_view_shows_every_turn_and_the_active_branch(talk: Talk) -> None:
     ]
     assert {t.model for t in view.turns} == {"smol"}
     assert [m.content for m in messages(view.branch)] == ["one", "first", "three", "third"]
-    assert view.created_ms <= view.turns[0].started_ms <= view.updated_ms
+    assert view.info.created_ms <= view.turns[0].started_ms <= view.info.updated_ms
 
 
 async def test_next_turn_is_told_of_the_unfinished_one_until_one_is_done(talk: Talk) -> None:

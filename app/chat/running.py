@@ -1,0 +1,55 @@
+"""A turn on its way, and who listens to it: one listener as a rule, more where a request is sent again meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
+
+from app.chat.events import TurnEvent
+
+Emit = Callable[[TurnEvent], None]
+
+
+class Running:
+    """One turn. It goes on while anybody listens, and is cancelled when the last one leaves."""
+
+    def __init__(self, work: Callable[[Running], Coroutine[Any, Any, None]]) -> None:
+        """Begin; ``work`` tells its events to what it is given."""
+        self.told: list[TurnEvent] = []
+        """The events so far."""
+        self._listeners: list[asyncio.Queue[TurnEvent | None]] = []
+        self.task = asyncio.create_task(work(self))
+        self.task.add_done_callback(lambda _: self._to_all(None))
+
+    def tell(self, event: TurnEvent) -> None:
+        """Something happened."""
+        self.told.append(event)
+        self._to_all(event)
+
+    async def events(self) -> AsyncGenerator[TurnEvent]:
+        """All its events, those of before first.
+
+        Raises:
+            AirLabError: The turn failed.
+        """
+        queue: asyncio.Queue[TurnEvent | None] = asyncio.Queue()
+        for told in self.told:
+            queue.put_nowait(told)
+        if self.task.done():
+            queue.put_nowait(None)
+        self._listeners.append(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            await asyncio.shield(self.task)
+        finally:
+            self._listeners.remove(queue)
+            if not self._listeners:
+                self.task.cancel()
+                # Its end is in the store before anybody can begin the next turn.
+                await asyncio.gather(self.task, return_exceptions=True)
+
+    def _to_all(self, event: TurnEvent | None) -> None:
+        for queue in self._listeners:
+            queue.put_nowait(event)
