@@ -54,6 +54,7 @@ _MOST_CONTAINERS = 64
 _MOST_ASKED = 128
 """Requests of one connection that wait for their answer at the same time."""
 _TICK_SHARE = 0.1
+_GPU_CHARS = 8192
 
 Asked = AskStart | AskStop | AskOf | AskPlain
 
@@ -91,6 +92,21 @@ class Recipes:
             f"what the manifest says of {ask.key} is not what was asked for; if the manifest was changed just now, try "
             "again; else AirLab and its launcher do not see the same manifest and models"
         )
+
+    def gpu_images(self) -> list[str]:
+        """Images in which GPUs may be looked for: those that are to use them first. Empty where none is.
+
+        Raises:
+            LauncherRefusedError: The manifest cannot be read.
+        """
+        try:
+            profiles = read_manifest(self._settings.manifest).manifest.profiles.values()
+        except AirLabError as exc:
+            raise LauncherRefusedError(f"the launcher cannot read the manifest: {exc.message:.1000}") from exc
+        sections = [each.engine for each in profiles if isinstance(each.engine, DockerEngineSection)]
+        if not any(section.wants_gpu for section in sections):
+            return []
+        return list(dict.fromkeys(each.image for each in sorted(sections, key=lambda each: not each.wants_gpu)))
 
     def _runs(self, key: str) -> list[RunSpec]:
         """How this model would run, under each profile of the manifest that is for containers."""
@@ -133,6 +149,7 @@ class Launcher:
         self._claimed: set[str] = set()
         """Instances that are being started."""
         self._heard_s = time.monotonic()
+        self._asking_gpus = asyncio.Lock()
         self._connections: set[asyncio.Task[None]] = set()
 
     async def serve(self, place: Path, stopped: asyncio.Event, *, ready: Callable[[], None] = lambda: None) -> None:
@@ -236,7 +253,13 @@ class Launcher:
             case AskPlain(op="sweep"):
                 await self._remove_all("the service asked for it")
                 await self._engine.sweep()
+            case AskPlain(op="gpus"):
+                return {"nvidia_smi": (await self._gpus())[:_GPU_CHARS]}
         return {}
+
+    async def _gpus(self) -> str:
+        async with self._asking_gpus:
+            return await self._engine.nvidia_smi(await asyncio.to_thread(self._recipes.gpu_images))
 
     async def _start(self, ask: AskStart) -> dict[str, Any]:
         if ask.instance in self._running or ask.instance in self._claimed:

@@ -103,7 +103,7 @@ class Service:
         require_keys_for(self.server.host, settings)
         self.journal = Journal()
         self.engine = engines_for(settings, os.environ)
-        host = probe(self.engine.native)
+        host = probe(self.engine.native, settings.launcher)
         closed = None if trouble is None else _CLOSED
         self.fleet = Fleet(self.engine, settings.run_dir, self.journal, limits)
         self.database = Database(settings.state / "airlab.db")

@@ -15,13 +15,15 @@ from typing import Any, cast
 
 import pytest
 
+from app.devices.gpus import Gpu
 from app.engines.base import Exit, Launch, RunSpec
 from app.engines.container import spec_digest
 from app.engines.docker import DockerEngine
-from app.engines.launched import LaunchedEngine
-from app.errors import EngineAwayError, EngineError, ImageMissingError, LauncherRefusedError
+from app.engines.launched import LaunchedEngine, gpus_through
+from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError, LauncherRefusedError
 from app.launcher import Launcher, Recipes
 from app.settings import Settings
+from app.units import MIB
 from tests.fakes import run_spec
 from tests.support.gguf import minimal_gguf
 
@@ -71,6 +73,8 @@ class Docker:
     def __init__(self) -> None:
         self.started: list[Container] = []
         self.sweeps = 0
+        self.smi = ""
+        self.asked_images: list[str] = []
         self.refused: EngineError | None = None
         self.asked, self.born, self.may_start = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.may_start.set()
@@ -86,6 +90,12 @@ class Docker:
 
     async def sweep(self) -> None:
         self.sweeps += 1
+
+    async def nvidia_smi(self, images: list[str]) -> str:
+        self.asked_images = images
+        if self.refused is not None:
+            raise self.refused
+        return self.smi
 
     @property
     def alive(self) -> list[Container]:
@@ -345,3 +355,33 @@ async def test_run_for_another_engine_is_not_sent(folder: Path) -> None:
     async with launcher(folder) as house, client(house) as engine:
         with pytest.raises(EngineError, match="native is none for Docker"):
             await engine.start(house.launch(run_spec()))
+
+
+SMI = "NVIDIA GeForce RTX 5070 Ti, 16303, 12.0, 580.95\n"
+
+
+async def test_gpus_are_told_as_docker_sees_them(folder: Path) -> None:
+    """In a container of its own, the service sees no GPU, and would take the wrong profile."""
+    async with launcher(folder) as house:
+        house.docker.smi = SMI
+        answer = await asyncio.to_thread(gpus_through, house.socket)
+
+        assert house.docker.asked_images == ["lab:cuda", "lab:cpu"], "what is to use them comes first"
+        assert answer.gpus == (Gpu("NVIDIA GeForce RTX 5070 Ti", 16303 * MIB, 12.0, "580.95"),)
+
+
+async def test_gpus_that_docker_cannot_hand_on_are_unknown_with_a_reason(folder: Path) -> None:
+    async with launcher(folder) as house:
+        house.docker.refused = GpuUnavailableError("no NVIDIA runtime")
+        answer = await asyncio.to_thread(gpus_through, house.socket)
+
+        assert answer.gpus is None
+        assert answer.note == "the launcher cannot say: no NVIDIA runtime"
+
+
+def test_launcher_that_is_not_there_is_no_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.engines.launched._COMING_UP_S", 0.1)
+    answer = gpus_through(folder / "nowhere.sock")
+
+    assert answer.gpus is None
+    assert "No such file" in answer.note

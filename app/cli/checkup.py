@@ -46,7 +46,7 @@ def read_facts(settings: Settings) -> tuple[Facts, tuple[Finding, ...]]:
     engine = NativeEngine(settings.run_dir, settings.llama_server_path)
     program, no_program = None, ""
     try:
-        program, host = engine.program(), probe(engine)
+        program, host = engine.program(), probe(engine, settings.launcher)
     except EngineError as exc:
         no_program, host = exc.message, probe_host(can_offload=True)
     loaded, snapshot, findings = _in_force(settings, host)

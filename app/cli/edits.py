@@ -95,7 +95,7 @@ def _edit(options: argparse.Namespace, what: str, change: Callable[[Loaded], str
         return change(loaded)
 
     def check(loaded: Loaded) -> None:
-        host = probe(NativeEngine(settings.run_dir, settings.llama_server_path))
+        host = probe(NativeEngine(settings.run_dir, settings.llama_server_path), settings.launcher)
         then.append(first_snapshot(loaded, settings, host))
 
     after = rewrite(settings.manifest, noting, check=check)

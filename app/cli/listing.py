@@ -42,7 +42,7 @@ def tools(options: argparse.Namespace) -> int:
 
 def _snapshot(options: argparse.Namespace) -> Snapshot:
     settings = read_settings(manifest=options.manifest)
-    host = probe(NativeEngine(settings.run_dir, settings.llama_server_path))
+    host = probe(NativeEngine(settings.run_dir, settings.llama_server_path), settings.launcher)
     return first_snapshot(read_manifest(settings.manifest), settings, host)
 
 

@@ -74,7 +74,7 @@ def _snapshot(loaded: Loaded, settings: Settings) -> Snapshot:
 def _host(settings: Settings) -> Host:
     """Looked at once for a command: what it compares is to be compared on one host, and a driver may take a second."""
     engine = _engine(settings)
-    return probe(engine)
+    return probe(engine, settings.launcher)
 
 
 def _change(snapshot: Snapshot, settings: Settings) -> tuple[Plan | None, list[str]]:

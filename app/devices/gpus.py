@@ -17,7 +17,8 @@ from app.units import MIB
 _WSL_FOLDER = "/usr/lib/wsl/lib"
 """Where Windows lays nvidia-smi for its Linux guests; not on every PATH there."""
 
-_SMI = ("--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits")
+NVIDIA_SMI = ("--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits")
+"""What nvidia-smi is asked, for ``parse_nvidia_smi``."""
 
 _DEVICE = re.compile(r"  (\S+?)\d*: (.+?)(?: \((\d+) MiB, \d+ MiB free\))?")
 _CUDA_DEVICE = re.compile(r"^  Device (\d+): (.+?), compute capability (\d+\.\d+),", re.MULTILINE)
@@ -58,7 +59,7 @@ def nvidia_smi() -> Answer:
     program = shutil.which(source, path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{_WSL_FOLDER}")
     if program is None:
         return Answer(source, None, "is not installed")
-    told = ask([program, *_SMI])
+    told = ask([program, *NVIDIA_SMI])
     if told.text is None:
         return Answer(source, None, told.why_not)
     gpus = parse_nvidia_smi(told.text)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from app.devices.gpus import NVIDIA_SMI
 from app.engines.base import RunSpec, WeightsId
 from app.engines.command import arguments
 from app.engines.placement import Placement
@@ -99,24 +100,47 @@ def files_of(run: RunSpec) -> Iterator[tuple[Path, PurePosixPath]]:
 
 def body_of(order: Order) -> Body:
     """What Docker is asked to create; the names are those of its API, and of ``docker inspect``."""
-    run, section = order.run, section_of(order.run)
-    inside = list(places_inside(run).values())
-    told = arguments(
-        order.key, _numa_of(order), Path(inside[0]), Path(SOCKET_INSIDE), adapters=list(map(Path, inside[1:]))
-    )
-    memory_bytes = section.memory or 0
-    return {
-        "Image": order.image.id,
+    run, section, place = order.run, section_of(order.run), order.placement
+    model, *adapters = map(Path, places_inside(run).values())
+    # A container that keeps to a node has no other nodes, and llama-server need not look for them.
+    run = replace(run, numa="distribute" if place.spreads else "off")
+    body = _walled_in(order.image, order.user, order.labels)
+    body |= {
         "Entrypoint": ["llama-server"],
-        "Cmd": list(told),
-        "User": order.user,
+        "Cmd": list(arguments(order.key, run, model, Path(SOCKET_INSIDE), adapters=adapters)),
+    }
+    body["HostConfig"] |= {
+        "PidsLimit": section.pids,
+        "Memory": section.memory or 0,
+        "MemorySwap": section.memory or 0,
+        "CpusetCpus": place.cpus,
+        "CpusetMems": place.mems,
+        "Mounts": [*map(_mount, order.mounts), *map(_nothing, order.image.volumes)],
+        "DeviceRequests": _device_requests(section),
+    }
+    return body
+
+
+def gpu_body(image: Image, user: str, installation: str) -> Body:
+    """A container that says which GPUs Docker can hand on: NVIDIA's runtime lays ``nvidia-smi`` into any image."""
+    body = _walled_in(image, user, {f"{LABEL}.installation": installation})
+    body |= {"Entrypoint": ["nvidia-smi"], "Cmd": list(NVIDIA_SMI)}
+    body["HostConfig"]["DeviceRequests"] = [_nvidia(None)]
+    return body
+
+
+def _walled_in(image: Image, user: str, labels: Mapping[str, str]) -> Body:
+    """What no container of ours is without."""
+    return {
+        "Image": image.id,
+        "User": user,
         "WorkingDir": "/",
         "Env": ["HOME=/tmp", "CUDA_CACHE_PATH=/tmp/cuda"],
         "Tty": False,
         "OpenStdin": False,
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
-        "Labels": dict(order.labels),
+        "Labels": dict(labels),
         "HostConfig": {
             "NetworkMode": "none",
             "IpcMode": "private",
@@ -129,22 +153,20 @@ def body_of(order: Order) -> Body:
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges:true"],
             "Init": True,
-            "PidsLimit": section.pids,
-            "Memory": memory_bytes,
-            "MemorySwap": memory_bytes,
+            "PidsLimit": 64,
+            "Memory": 512 * MIB,
+            "MemorySwap": 512 * MIB,
             "OomScoreAdj": 500,
-            "CpusetCpus": order.placement.cpus,
-            "CpusetMems": order.placement.mems,
             "Ulimits": [
                 {"Name": "core", "Soft": 0, "Hard": 0},
                 {"Name": "nofile", "Soft": _NOFILE, "Hard": _NOFILE},
             ],
             "Tmpfs": {"/tmp": _TMP},  # noqa: S108 # the container's own
-            "Mounts": [*map(_mount, order.mounts), *map(_nothing, order.image.volumes)],
+            "Mounts": list(map(_nothing, image.volumes)),
             "Binds": None,
             "VolumesFrom": None,
             "Devices": [],
-            "DeviceRequests": _device_requests(section),
+            "DeviceRequests": None,
             "PortBindings": {},
             "PublishAllPorts": False,
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
@@ -191,11 +213,6 @@ def _same(asked: Any, found: Any) -> bool:
     return bool(asked == found)
 
 
-def _numa_of(order: Order) -> RunSpec:
-    """The run as its arguments shall say it: a container that keeps to a node needs no word on nodes."""
-    return replace(order.run, numa="distribute" if order.placement.spreads else "off")
-
-
 def _mount(mount: Mount) -> dict[str, Any]:
     # Not Binds: those make a folder, as root, of a source that is missing.
     return {"Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only}
@@ -209,17 +226,19 @@ def _nothing(place: str) -> dict[str, Any]:
 def _device_requests(section: DockerEngineSection) -> list[dict[str, Any]] | None:
     if not section.wants_gpu:
         return None
-    ids = section.gpus if isinstance(section.gpus, list) else None
+    return [_nvidia(section.gpus if isinstance(section.gpus, list) else None)]
+
+
+def _nvidia(ids: list[str] | None) -> dict[str, Any]:
+    """These GPUs, or all."""
     capabilities = [["gpu", "compute", "utility"]]
-    return [
-        {
-            "Driver": "nvidia",
-            "Count": 0 if ids else -1,
-            "DeviceIDs": ids,
-            "Capabilities": capabilities,
-            "Options": {},
-        }
-    ]
+    return {
+        "Driver": "nvidia",
+        "Count": 0 if ids else -1,
+        "DeviceIDs": ids,
+        "Capabilities": capabilities,
+        "Options": {},
+    }
 
 
 def host_path(path: Path, mounts: Sequence[Mapping[str, Any]] | None) -> str:

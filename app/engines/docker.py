@@ -23,11 +23,13 @@ from app.engines.container import (
     LABEL,
     NOBODY,
     SOCKET_INSIDE,
+    Body,
     Image,
     Order,
     Where,
     body_of,
     differences,
+    gpu_body,
     host_path,
     installation_of,
     order_of,
@@ -35,7 +37,7 @@ from app.engines.container import (
 )
 from app.engines.daemon import Daemon, GoneError, TakenError
 from app.engines.placement import place
-from app.errors import EngineAwayError, EngineError, ImageMissingError
+from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError
 
 log = logging.getLogger("airlab")
 
@@ -47,6 +49,8 @@ _LOOK_S = 0.5
 _AWAY_S = 1.0
 """Pause before a daemon that is away is asked again."""
 _KILLED_S = 5.0
+_GPUS_S = 10.0
+"""A driver that nobody used for a while takes seconds to wake up."""
 
 
 class DockerEngine:
@@ -107,6 +111,26 @@ class DockerEngine:
         where = Where(self.folder, mounts, self.user)
         return order_of(launch.key, run, instance, where=where, image=image, placement=placement)
 
+    async def nvidia_smi(self, images: Sequence[str]) -> str:
+        """What ``nvidia-smi`` says in a container of the first of these images that is here.
+
+        Raises:
+            EngineError: None of them is here, or Docker can hand no GPU on.
+        """
+        image = await self._first_of(images)
+        installation = installation_of(host_path(self.folder, await self.daemon.own_mounts()))
+        name = f"airlab-{installation[:8]}-gpus"
+        container = await self._make(gpu_body(image, self.user, installation), name)
+        try:
+            async with asyncio.timeout(_GPUS_S):
+                while not await self.daemon.wait(container):
+                    pass
+            return "\n".join(await self.daemon.last_lines(container, _LOG_LINES))
+        except TimeoutError as exc:
+            raise GpuUnavailableError(f"nvidia-smi did not end within {_GPUS_S:g} s in a container") from exc
+        finally:
+            await self._remove_half_made(container, name)
+
     async def sweep(self) -> None:
         """Remove every container of this installation, and its sockets; before the first start at the latest.
 
@@ -140,34 +164,50 @@ class DockerEngine:
             raise EngineError(f"the socket path {socket} is longer than {_SOCKET_BYTES} bytes; use a shorter TMPDIR")
         return await self.order_for(launch, instance=instance), socket
 
+    async def _first_of(self, images: Sequence[str]) -> Image:
+        missing: EngineError = ImageMissingError("the manifest names no image for GPUs")
+        for image in images:
+            try:
+                return await self._image(image)
+            except ImageMissingError as exc:
+                missing = exc
+        raise missing
+
     async def _image(self, image: str) -> Image:
         try:
             return await self.daemon.image(image)
         except ImageMissingError as exc:
             what = "no image of that digest is" if "@sha256:" in image else "it is not"
             raise ImageMissingError(
-                f"the image {image} cannot be used: {what} on this machine, and AirLab pulls none; build or pull it, "
-                "or name another as `image`"
+                f"the image {image} cannot be used: {what} on this machine, and AirLab pulls none; build it "
+                "(airlab:cuda: `docker compose build cuda`, airlab:cpu: `docker compose build airlab`), pull it, or "
+                "name another as `image`"
             ) from exc
 
     async def _start(self, order: Order, socket: Path) -> DockerRunning:
         self._make_folder(socket.parent)
-        body = body_of(order)
+        try:
+            container = await self._make(body_of(order), order.name)
+        except BaseException:
+            await asyncio.to_thread(_remove_folder, socket)
+            raise
+        return DockerRunning(self.daemon, container, socket, order)
+
+    async def _make(self, body: Body, name: str) -> str:
+        """A started container; one that cannot be started, or is not as it should be, is removed."""
         container: str | None = None
         try:
-            container = await self.daemon.create(body, order.name)
+            container = await self.daemon.create(body, name)
             holes = differences(body, await self.daemon.inspect(container))
             if holes:
                 raise EngineError(f"Docker made a container that is not walled in as asked ({', '.join(holes)})")  # noqa: TRY301
             await self.daemon.start(container)
         except TakenError:
-            await asyncio.to_thread(_remove_folder, socket)
             raise
         except BaseException:
-            await self._remove_half_made(container, order.name)
-            await asyncio.to_thread(_remove_folder, socket)
+            await self._remove_half_made(container, name)
             raise
-        return DockerRunning(self.daemon, container, socket, order)
+        return container
 
     async def _remove_half_made(self, container: str | None, name: str) -> None:
         """A daemon that answers too late may have made it all the same: then only its name is known."""

@@ -10,10 +10,13 @@ import contextlib
 import itertools
 import json
 import logging
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
+from app.devices.ask import printable
+from app.devices.gpus import Answer, parse_nvidia_smi
 from app.engines.base import Exit, Launch
 from app.engines.container import section_of, spec_digest
 from app.engines.wire import HEARTBEAT_S, LINE_BYTES, exit_of, line_of, raise_error
@@ -26,6 +29,8 @@ _CALL_S = 60.0
 _CONNECT_S = 5.0
 _LOOK_S = 0.5
 _AWAY_S = 1.0
+_GPUS_S = 12.0
+_COMING_UP_S, _KNOCK_S = 3.0, 0.05
 
 
 class LaunchedEngine:
@@ -228,6 +233,41 @@ class LaunchedRunning:
             except EngineError as exc:
                 log.warning("cannot watch the container of %s: %s", self._key, exc.message)
                 await asyncio.sleep(_AWAY_S)
+
+
+def gpus_through(place: Path) -> Answer:
+    """The GPUs that the launcher's Docker can hand to a container. Blocks for 15 s at most, and never raises."""
+    source = "the launcher"
+    try:
+        answer = _ask_once(place)
+        raise_error(answer)
+        gpus = parse_nvidia_smi(str(answer["nvidia_smi"]))
+    except EngineError as exc:
+        return Answer(source, None, f"cannot say: {printable(exc.message)}")
+    except (OSError, ValueError, KeyError) as exc:
+        return Answer(source, None, f"does not answer: {printable(_gone(exc))}")
+    return Answer(source, gpus, "" if gpus is not None else "gave no answer that AirLab can read")
+
+
+def _ask_once(place: Path) -> dict[str, Any]:
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as link:
+        link.settimeout(_GPUS_S)
+        _connect(link, place)
+        link.sendall(line_of({"id": 1, "op": "gpus"}))
+        with link.makefile("rb") as answers:
+            return dict(json.loads(answers.readline(LINE_BYTES)))
+
+
+def _connect(link: socket.socket, place: Path) -> None:
+    """Connect; to a launcher that was started a moment ago together with us, in a moment. Raises OSError."""
+    ends_s = time.monotonic() + _COMING_UP_S
+    while True:
+        try:
+            return link.connect(str(place))
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > ends_s:
+                raise
+            time.sleep(_KNOCK_S)
 
 
 def _gone(exc: BaseException) -> str:

@@ -69,9 +69,9 @@ class AskOf(Ask):
 
 
 class AskPlain(Ask):
-    """beat: the service lives. sweep: remove everything that was started."""
+    """beat: the service lives. sweep: remove all that was started. gpus: what ``nvidia-smi`` says in a container."""
 
-    op: Literal["beat", "sweep"]
+    op: Literal["beat", "sweep", "gpus"]
 
 
 AnyAsk = Annotated[AskStart | AskStop | AskOf | AskPlain, Field(discriminator="op")]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from app.devices.gpus import GpuSource, nvidia_smi
 from app.devices.probe import Host, probe_host
+from app.engines.launched import gpus_through
 from app.engines.native import NativeEngine
 from app.live.guards import policy_for
 from app.live.resolve import Inputs, resolve
@@ -15,9 +18,15 @@ from app.settings import Settings
 from app.weights.inventory import HeaderCache, Inventory, take_inventory
 
 
-def probe(engine: NativeEngine) -> Host:
-    """This machine, its GPUs as far as the engine that would run can use them. Raises EngineError without an engine."""
-    return probe_host(can_offload=engine.can_offload, engine=engine.program())
+def probe(engine: NativeEngine, launcher: Path | None = None) -> Host:
+    """This machine, its GPUs as far as the engine that would run can use them. Raises EngineError without an engine.
+
+    Where there is a launcher, it is asked, too: in a container of our own we would see no GPU.
+    """
+    sources: list[GpuSource] = [nvidia_smi]
+    if launcher is not None:
+        sources.append(partial(gpus_through, launcher))
+    return probe_host(can_offload=engine.can_offload, engine=engine.program(), gpu_sources=sources)
 
 
 def models_dir(settings: Settings) -> Path:

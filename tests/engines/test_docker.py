@@ -72,6 +72,12 @@ def real_run(**section: Any) -> Any:
     return replace(run, weights=WeightsId(MODEL_FILE, stat.st_size, stat.st_mtime_ns))
 
 
+def require_no_gpu() -> None:
+    with docker_api() as api:
+        if "nvidia" in api.info()["Runtimes"]:
+            pytest.skip("this Docker can hand GPUs on, and what it does where it cannot is not to be seen")
+
+
 async def ready(running: DockerRunning) -> Upstream:
     upstream = Upstream(running.socket)
     while not await upstream.healthy(timeout_s=2):
@@ -315,15 +321,24 @@ async def test_fault_109_image_that_is_missing(folder: Path) -> None:
 
 async def test_fault_109_gpu_that_docker_cannot_hand_on(folder: Path, sleeper: str) -> None:
     """A host without NVIDIA's runtime refuses at the start, when the container is made already."""
-    with docker_api() as api:
-        if "nvidia" in api.info()["Runtimes"]:
-            pytest.skip("this Docker can hand GPUs on")
+    require_no_gpu()
     async with engine_of(folder) as engine:
         with pytest.raises(GpuUnavailableError, match="NVIDIA Container Toolkit"):
             await engine.start(launch(run_of(folder, sleeper, gpus="all")))
 
     assert containers_below(folder) == []
     assert list((folder / "c").glob("*")) == []
+
+
+async def test_gpus_are_looked_for_in_an_image_that_is_here_and_nothing_is_left(folder: Path, sleeper: str) -> None:
+    require_no_gpu()
+    async with engine_of(folder) as engine:
+        with pytest.raises(GpuUnavailableError):
+            await engine.nvidia_smi(["airlab-test-none:1", sleeper])
+        with pytest.raises(ImageMissingError, match="airlab-test-none:1"):
+            await engine.nvidia_smi(["airlab-test-none:1"])
+        with docker_api() as api:
+            assert not [each for each in api.containers(all=True) if each["Names"][0].endswith("-gpus")]
 
 
 async def test_fault_109_name_that_somebody_else_has(folder: Path, sleeper: str) -> None:
