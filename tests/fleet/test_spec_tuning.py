@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.devices.cpu import Node
 from app.devices.probe import Host
 from app.devices.profiles import choose_profile
 from app.engines.base import RunSpec
@@ -76,3 +77,23 @@ def test_no_layer_goes_to_a_gpu_that_there_is_not() -> None:
 def test_context_of_this_profile_goes_by_both_of_its_names(name: str) -> None:
     assert run_of({"context_length": "8k", "on": {"here": {name: "64k"}}}).context_length == 65_536
     assert run_of({"context_length": "8k", "on": {"elsewhere": {name: "64k"}}}).context_length == 8192
+
+
+DOCKER = {"kind": "docker", "image": "lab:1"}
+TWO_NODES = Host(cores=28, can_offload=False, numa_nodes=(Node((0,), None), Node((1,), None)))
+
+
+def test_container_gets_layers_for_the_gpus_that_it_names() -> None:
+    """What a llama-server of this host could use says nothing of what a container is handed."""
+    layers = {"n_gpu_layers": 9}
+
+    assert run_of({}, {"engine": {**DOCKER, "gpus": "all"}, **layers}, host=TWO_NODES).gpu_layers == 9
+    assert run_of({}, {"engine": DOCKER, **layers}).gpu_layers == 0
+
+
+@pytest.mark.parametrize(("engines", "threads"), [(1, 13), (2, 13), (4, 6), (3, 6)])
+def test_models_that_keep_to_a_node_share_its_cores_only(engines: int, threads: int) -> None:
+    profile = {"engine": DOCKER, "numa": "per-node", "max_loaded": engines}
+
+    assert run_of({}, profile, host=TWO_NODES).threads == threads
+    assert run_of({}, profile | {"numa": "off"}, host=TWO_NODES).threads == 27 // engines
