@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from app.devices.ask import printable
 from app.devices.probe import Host
 from app.devices.profiles import ProfileChoice
 from app.engines.base import Launch, RunSpec
@@ -229,7 +230,7 @@ class Launcher:
             self._heard_s = time.monotonic()
             told = line_of({"id": number, **await self._do(ask)})
         except EngineError as exc:
-            log.warning("refused: %.500s: %s", line.decode(errors="replace").strip(), exc.message)
+            log.warning("refused: %.500r: %s", line.decode(errors="replace").strip(), printable(exc.message))
             told = error_line(number, exc)
         except Exception as exc:
             log.exception("a request failed")

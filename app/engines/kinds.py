@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
@@ -20,6 +21,9 @@ from app.manifest.schema import DockerEngineSection, NativeEngineSection
 from app.settings import Settings
 
 log = logging.getLogger("airlab")
+
+_SWEEP_S = 3.0
+"""So long a start of the service waits for Docker."""
 
 
 class ContainerEngine(Protocol):
@@ -68,10 +72,13 @@ class Engines(Engine):
             return running
 
     async def sweep(self) -> None:
-        """Remove this installation's leftovers; where Docker is away, those in it stay until it is asked again."""
+        """Remove this installation's leftovers; where Docker is away, containers go before the first is started."""
         await self.native.sweep()
         try:
-            await self.containers.sweep()
+            async with asyncio.timeout(_SWEEP_S):
+                await self.containers.sweep()
+        except TimeoutError:
+            log.warning("containers of a predecessor were not looked for within %g s", _SWEEP_S)
         except EngineError as exc:
             log.info("no containers of a predecessor were looked for: %s", exc.message)
 

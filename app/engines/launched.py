@@ -39,11 +39,15 @@ class LaunchedEngine:
     def __init__(self, socket: Path) -> None:
         """Nothing is connected yet."""
         self._link = Link(socket)
+        self._swept, self._sweeping = False, asyncio.Lock()
 
     async def start(self, launch: Launch) -> LaunchedRunning:
         """Ask for a container. Raises EngineError."""
         run, instance = launch.run, launch.socket.stem
         section_of(run)
+        async with self._sweeping:
+            if not self._swept:  # the launcher was away when this process started
+                await self._sweep()
         numbers = {name: getattr(run, name) for name in ("gpu_layers", "context_length", "slots", "threads")}
         asked = {"op": "start", "key": launch.key, "instance": instance, "digest": spec_digest(run), **numbers}
         starting = asyncio.create_task(self._link.ask(**asked))
@@ -60,7 +64,12 @@ class LaunchedEngine:
 
     async def sweep(self) -> None:
         """Have everything removed that runs for us. Raises EngineAwayError."""
+        async with self._sweeping:
+            await self._sweep()
+
+    async def _sweep(self) -> None:
         await self._link.ask(op="sweep")
+        self._swept = True
 
     def close(self) -> None:
         """Leave."""
