@@ -1,12 +1,12 @@
 # Every target is one line of help; what takes more than a line lives in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-llama fuzz fuzz-tools soak-tools soak-reload check fix docs smoke bench lock clean
+.PHONY: help setup setup-dev run test test-llama test-arm64 fuzz fuzz-tools soak-tools soak-reload check fix docs smoke bench lock clean
 BIN := .venv/bin
 PYTHON ?=
 export PYTHON
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what running needs, and the embedded model
 	@scripts/setup.sh
@@ -22,6 +22,9 @@ test: setup-dev ## run the tests; some of them: ARGS="tests/manifest -k alias"
 
 test-llama: setup-dev ## run the tests that need a real llama-server: AIRLAB_TEST_LLAMA_SERVER=/path/to/llama-server
 	@AIRLAB_TEST_REQUIRE_LLAMA=1 $(BIN)/python -m pytest -m llama $(ARGS)
+
+test-arm64: setup-dev ## boot Debian for arm64 in QEMU, and try the walls round tools there
+	@scripts/test-arm64.sh $(ARGS)
 
 fuzz: setup-dev ## 20,000 random edits of a manifest, parsed and put in force
 	@AIRLAB_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/manifest/test_random_edits.py tests/live/test_random_edits.py $(ARGS)

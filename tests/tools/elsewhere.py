@@ -38,14 +38,15 @@ _BOUND_S = 120
 def elsewhere(name: str, *, ordinary: bool = False) -> Any:
     """What a function of this module returns, run in another process."""
     command = [sys.executable, "-m", "tests.tools.elsewhere", name]
-    with as_ordinary_user(command) if ordinary else _as_it_is(command) as wrapped:
+    with as_ordinary_user(command) if ordinary else as_it_is(command) as wrapped:
         done = subprocess.run(wrapped, cwd=ROOT, capture_output=True, check=False, timeout=_BOUND_S)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @contextmanager
-def _as_it_is(command: Sequence[str]) -> Iterator[list[str]]:
+def as_it_is(command: Sequence[str]) -> Iterator[list[str]]:
+    """The command, run by whoever runs the tests."""
     yield list(command)
 
 
