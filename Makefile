@@ -1,6 +1,6 @@
 # Every target is one line of help; what takes more than a line lives in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-llama fuzz fuzz-tools soak-tools soak-reload check fix docs smoke bench lock clean
+.PHONY: help setup setup-dev run test test-llama fuzz fuzz-tools soak-tools soak-reload soak-kill check fix docs smoke bench lock clean
 BIN := .venv/bin
 PYTHON ?=
 export PYTHON
@@ -34,6 +34,9 @@ soak-tools: setup-dev ## 30 s of swapped links against tools that read, then 1,0
 
 soak-reload: setup-dev ## 1,000 reloads under eight streaming clients, one file in three broken: ARGS="1000"
 	@exec $(BIN)/python -m tests.soak.reload $(ARGS)
+
+soak-kill: setup-dev ## kill -9 at 50 random moments of 200 concurrent turns: ARGS="50"
+	@exec $(BIN)/python -m tests.soak.kill $(ARGS)
 
 check: setup-dev ## lint, format, types, import direction, generated pages: what CI runs before the tests
 	@scripts/check.sh
