@@ -1,6 +1,6 @@
 # Every target is one line of help; what takes more than a line lives in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-llama fuzz fuzz-tools soak-tools soak-reload soak-kill check fix docs smoke bench lock clean
+.PHONY: help setup setup-dev run test test-llama test-datasets fuzz fuzz-tools soak-tools soak-reload soak-kill check fix docs smoke bench lock clean
 BIN := .venv/bin
 PYTHON ?=
 export PYTHON
@@ -22,6 +22,10 @@ test: setup-dev ## run the tests; some of them: ARGS="tests/manifest -k alias"
 
 test-llama: setup-dev ## run the tests that need a real llama-server: AIRLAB_TEST_LLAMA_SERVER=/path/to/llama-server
 	@AIRLAB_TEST_REQUIRE_LLAMA=1 $(BIN)/python -m pytest -m llama $(ARGS)
+
+test-datasets: setup-dev ## load an export with Hugging Face datasets, which is installed into build/ for it (600 MiB)
+	@$(BIN)/python -m venv build/datasets && build/datasets/bin/python -m pip install --quiet datasets
+	@AIRLAB_TEST_DATASETS=$(CURDIR)/build/datasets/bin/python $(BIN)/python -m pytest tests/service/test_export_http.py $(ARGS)
 
 fuzz: setup-dev ## 20,000 random edits of a manifest, parsed and put in force
 	@AIRLAB_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/manifest/test_random_edits.py tests/live/test_random_edits.py $(ARGS)
