@@ -23,7 +23,7 @@ test: setup-dev ## run the tests; some of them: ARGS="tests/manifest -k alias"
 test-llama: setup-dev ## run the tests that need a real llama-server: AIRLAB_TEST_LLAMA_SERVER=/path/to/llama-server
 	@AIRLAB_TEST_REQUIRE_LLAMA=1 $(BIN)/python -m pytest -m llama $(ARGS)
 
-test-datasets: setup-dev ## load an export with Hugging Face datasets, which is installed into build/ for it (600 MiB)
+test-datasets: setup-dev ## load an export with Hugging Face datasets, which is installed into build/ for it (400 MiB)
 	@$(BIN)/python -m venv build/datasets && build/datasets/bin/python -m pip install --quiet datasets
 	@AIRLAB_TEST_DATASETS=$(CURDIR)/build/datasets/bin/python $(BIN)/python -m pytest tests/service/test_export_http.py $(ARGS)
 
