@@ -1,6 +1,6 @@
 # Every target is one line of help; what takes more than a line lives in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-llama test-arm64 fuzz fuzz-tools soak-tools soak-reload check fix docs smoke bench lock clean
+.PHONY: $(shell awk -F: '/^[a-z0-9-]+:/ { print $$1 }' $(MAKEFILE_LIST))
 BIN := .venv/bin
 PYTHON ?=
 export PYTHON
@@ -26,6 +26,10 @@ test-llama: setup-dev ## run the tests that need a real llama-server: AIRLAB_TES
 test-arm64: setup-dev ## boot Debian for arm64 in QEMU, and try the walls round tools there
 	@scripts/test-arm64.sh $(ARGS)
 
+test-datasets: setup-dev ## load an export with Hugging Face datasets, which is installed into build/ for it (400 MiB)
+	@$(BIN)/python -m venv build/datasets && build/datasets/bin/python -m pip install --quiet datasets
+	@AIRLAB_TEST_DATASETS=$(CURDIR)/build/datasets/bin/python $(BIN)/python -m pytest tests/service/test_export_http.py $(ARGS)
+
 fuzz: setup-dev ## 20,000 random edits of a manifest, parsed and put in force
 	@AIRLAB_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/manifest/test_random_edits.py tests/live/test_random_edits.py $(ARGS)
 
@@ -37,6 +41,9 @@ soak-tools: setup-dev ## 30 s of swapped links against tools that read, then 1,0
 
 soak-reload: setup-dev ## 1,000 reloads under eight streaming clients, one file in three broken: ARGS="1000"
 	@exec $(BIN)/python -m tests.soak.reload $(ARGS)
+
+soak-kill: setup-dev ## kill -9 at 50 random moments of 200 concurrent turns: ARGS="50"
+	@exec $(BIN)/python -m tests.soak.kill $(ARGS)
 
 check: setup-dev ## lint, format, types, import direction, generated pages: what CI runs before the tests
 	@scripts/check.sh

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench import added_latency, reload, startup, stream_rate, switch, throughput, tools
+from bench import added_latency, reload, sessions, startup, stream_rate, switch, throughput, tools
 from bench.figures import Figure, NotMeasuredError
 from bench.host import host_facts
 from bench.table import table
@@ -34,6 +34,7 @@ QUESTIONS: dict[str, Question] = {
     "stream-rate": stream_rate.measure,
     "switch": switch.measure,
     "reload": reload.measure,
+    "sessions": sessions.measure,
     "tools": tools.measure,
 }
 RESULTS = Path(__file__).with_name("results")

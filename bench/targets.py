@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -37,6 +37,12 @@ class AirLab:
     address: tuple[str, int]
     begun_s: float
     """When its process was started, on the monotonic clock."""
+    database: Path
+    """Where it keeps conversations."""
+
+    def end(self) -> None:
+        """Stop it before its block ends; its folder is still there."""
+        stop(self.process)
 
     @property
     def target(self) -> Target:
@@ -97,8 +103,13 @@ def llama_server() -> str | None:
 
 
 @contextlib.contextmanager
-def airlab(text: str, *, instant: bool = False) -> Iterator[AirLab]:
+def airlab(text: str, *, instant: bool = False, database: Callable[[Path], None] | None = None) -> Iterator[AirLab]:
     """AirLab on this manifest with both keys set, its engine the instant upstream or a real one.
+
+    Args:
+        text: The manifest.
+        instant: Answers at once instead of by a model.
+        database: Writes the conversations that are there when it starts.
 
     Raises:
         NotMeasuredError: There is no model, or it does not start; with the end of its log.
@@ -110,6 +121,9 @@ def airlab(text: str, *, instant: bool = False) -> Iterator[AirLab]:
         (home / "airlab.yaml").write_text(text)
         (home / "models").mkdir()
         (home / "models" / MODEL.name).symlink_to(MODEL)
+        file = home / ".airlab" / "airlab.db"
+        if database is not None:
+            database(file)
         program = str(_instant_program(home)) if instant else llama_server()
         with (home / "log").open("wb") as log:
             begun_s = time.monotonic()
@@ -122,7 +136,7 @@ def airlab(text: str, *, instant: bool = False) -> Iterator[AirLab]:
                 stderr=log,
             )
         try:
-            yield AirLab(process, _address(process, home / "log"), begun_s)
+            yield AirLab(process, _address(process, home / "log"), begun_s, file)
         finally:
             stop(process)
 

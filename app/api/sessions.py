@@ -21,6 +21,7 @@ SLASH = "\x1f"
 """How a slash inside a session's id stands in the path that the router sees; ids hold no control characters."""
 
 Answered = Response[dict[str, Any]]
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 SessionName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 

@@ -79,6 +79,10 @@ async def answered(
     service: Service = request.app.state.owner.service
     service.refuse_if_stopping()
     once = _once(request, data, key.owner)
+    # Whether a retry fits its key comes first: its answer may have moved what it speaks of.
+    is_retry = once is not None and await service.chat.is_answered(once)
+    if again is not None and not is_retry:
+        await service.branches.require(key, again)
     events = service.chat.turn(await _turn_request(service, data, key, account, again, once), actor=key.owner)
     if data.stream:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}

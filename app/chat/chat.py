@@ -52,6 +52,19 @@ class Chat:
         """An answer with tools to a conversation that the client holds; nothing of it is kept."""
         return Answering(self._parts, request, actor=actor)
 
+    async def is_answered(self, once: Once) -> bool:
+        """Whether a turn was asked for with this key, and runs or is done.
+
+        Raises:
+            KeyReusedError: With something else.
+        """
+        if self._joined(once) is not None:
+            return True
+        kept = await self._parts.sessions.kept(once)
+        if kept is not None:
+            _require_same(once, kept.request)
+        return kept is not None
+
     @asynccontextmanager
     async def undisturbed(self, key: SessionKey) -> AsyncIterator[None]:
         """While no turn of the session runs, and none begins; for who moves its head or removes it.

@@ -311,11 +311,11 @@ class Turn:
 
     async def _give_up(self, status: Unfinished, error: str) -> None:
         """Mark the turn as what it is; a turn that was never opened needs no mark."""
-        if self._opening.done() and isinstance(self._opening.exception(), BadRequestError | SessionNotFoundError):
-            return  # the client is told
         try:
             turn = await self._opened()
             await asyncio.shield(self._parts.sessions.end_turn(turn.id, status, error))
+        except (BadRequestError, SessionNotFoundError):
+            return  # it was never opened, and the client is told why
         except AirLabError as exc:
             # The client is told what went wrong first; the session's next turn, or the next start, marks this one.
             log.warning("a turn's end could not be written down: %s", exc.message)

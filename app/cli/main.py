@@ -74,13 +74,15 @@ def _parser(first: list[str]) -> argparse.ArgumentParser:
     load.add_argument("model", help="its key")
     unload = _command(commands, "unload", "remote:unload", "unload a model when it has finished what it has")
     unload.add_argument("model", help="its key")
-    for name, text in (
-        ("models", "list, add and remove models"),
-        ("tools", "list tools, and choose which are offered"),
+    for name, module, text in (
+        ("models", "edits", "list, add and remove models"),
+        ("tools", "edits", "list tools, and choose which are offered"),
+        ("sessions", "sessions", "list, search, show, rename and remove conversations"),
+        ("export", "sessions", "write conversations as training data, JSON, Markdown or text"),
     ):
-        group = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
-        if first == [name]:  # its commands follow from the manifest's schema, which the others need not load
-            importlib.import_module("app.cli.edits").takes(name, group)
+        group = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if first == [name]:  # what it takes stands in its own file, which the others need not load
+            importlib.import_module(f"app.cli.{module}").takes(name, group)
     audit = _command(commands, "audit", "tools:audit", "show the tool calls of the running AirLab, newest first")
     audit.add_argument("--limit", type=int, default=50, help="how many, up to 1000 (50)")
     audit.add_argument("--tool", help="only calls of this tool")

@@ -53,8 +53,12 @@ def unload(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def connected(options: argparse.Namespace) -> Iterator[httpx.Client]:
+def connected(options: argparse.Namespace, *, as_user: bool = False) -> Iterator[httpx.Client]:
     """A client of the running AirLab, with the environment's key.
+
+    Args:
+        options: ``url`` names it, if the manifest and the environment do not.
+        as_user: Take the use key where both are set; else the admin key.
 
     Raises:
         AirLabError: None answers, or what answers is none.
@@ -62,6 +66,8 @@ def connected(options: argparse.Namespace) -> Iterator[httpx.Client]:
     settings = read_settings()
     base = options.url or _own_url(settings)
     key = settings.admin_key or settings.api_key
+    if as_user:
+        key = settings.api_key or settings.admin_key
     headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
     # A load may take as long as it takes; the server watches its progress.
     timeout = httpx.Timeout(5, read=None)

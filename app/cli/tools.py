@@ -31,9 +31,9 @@ def call(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result))
     elif result["status"] == "ok":
-        print(_safe(json.dumps(result["result"], indent=2, ensure_ascii=False)))
+        print(printable_lines(json.dumps(result["result"], indent=2, ensure_ascii=False)))
     else:
-        print(f"{result['status']}: {_safe(result['result']['error'])}", file=sys.stderr)
+        print(f"{result['status']}: {printable_lines(result['result']['error'])}", file=sys.stderr)
     return DONE if result["status"] == "ok" else FAILED
 
 
@@ -119,7 +119,7 @@ def _events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _answer(client: httpx.Client, approval: dict[str, Any]) -> None:
     """Ask whoever sits at the terminal, for as long as the call waits; no answer is a no."""
-    print(f"{_safe(approval['words'])}\nAllow it? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{printable_lines(approval['words'])}\nAllow it? [y/N] ", end="", file=sys.stderr, flush=True)
     ready, _, _ = select.select([sys.stdin], [], [], approval["limit_s"])
     grant = bool(ready) and sys.stdin.readline().strip().lower() in {"y", "yes"}
     print("" if ready else "no answer in time", file=sys.stderr)
@@ -129,6 +129,6 @@ def _answer(client: httpx.Client, approval: dict[str, Any]) -> None:
         read(response)
 
 
-def _safe(text: str) -> str:
+def printable_lines(text: str) -> str:
     """Text with its lines, without what could steer a terminal."""
     return "".join(char if char.isprintable() or char == "\n" else f"\\u{ord(char):04x}" for char in text)

@@ -42,6 +42,15 @@ class Branches:
         """Everything is in the database."""
         self._database = database
 
+    async def require(self, key: SessionKey, again: Again) -> None:
+        """See that a turn could begin anew there, before anything is begun.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            BadRequestError: There is no such place in it.
+        """
+        await self._database.read(lambda connection: place(connection, catalog.require(connection, key), again))
+
     async def fork(self, key: SessionKey, message_id: int | None, new: SessionKey) -> SessionInfo:
         """Copy a branch, with the session's settings, into a new session.
 

@@ -77,8 +77,17 @@ def streamed(service: Service, *messages: str, **more: Any) -> list[Event]:
 
 def events_of(answer: httpx.Response) -> Iterator[Event]:
     """Name and data of each event; comments are passed over."""
+    return _events(answer.iter_lines())
+
+
+def events_of_lines(lines: list[str]) -> list[Event]:
+    """The same of a stream that was read already."""
+    return list(_events(iter(lines)))
+
+
+def _events(lines: Iterator[str]) -> Iterator[Event]:
     name = ""
-    for line in answer.iter_lines():
+    for line in lines:
         field, _, value = line.partition(": ")
         if field == "event":
             name = value

@@ -64,7 +64,7 @@ def test_search_finds_words_in_messages_and_names_and_marks_them(fake: Service) 
     fake.http.patch("/sessions/zebra", json={"name": "Striped animals"}).raise_for_status()
 
     by_message = fake.http.get("/sessions", params={"q": "ZEBRA quick"}).json()["sessions"]
-    by_name = fake.http.get("/sessions", params={"q": "strip"}).json()["sessions"]
+    by_name = fake.http.get("/sessions", params={"q": "striped"}).json()["sessions"]
 
     assert [row["session_id"] for row in by_message] == ["zebra"]
     [match] = by_message[0]["matches"]
