@@ -69,7 +69,7 @@ def model_specs(
     dropped = dropped_models(manifest, weights)
 
     def spec(key: str, model: ModelSection) -> ModelSpec:
-        file = weights.files.get(model.filename or "")
+        file = weights.file_of(model)
         return ModelSpec(
             key,
             _run_spec(model, profile, host, weights, forced_gpu_layers),
@@ -86,7 +86,7 @@ def model_specs(
 
 def _problem(model: ModelSection, weights: Inventory) -> str | None:
     """What is wrong with its files; None too where the weights are missing, which has words of its own."""
-    file = weights.files.get(model.filename or "")
+    file = weights.file_of(model)
     if file is None or file.problem is not None:
         return file.problem if file else None
     if file.facts and file.facts.kind not in {None, "model"}:
@@ -124,7 +124,7 @@ def _run_spec(
     return RunSpec(
         engine=base.engine,
         kinds=frozenset(model.kind),
-        weights=file_id(model.filename) if model.filename else None,
+        weights=file.id if (file := weights.file_of(model)) else None,
         context_length=first(own.context_length, own.n_ctx) or model.context_length,
         slots=first(own.parallel, model.parallel, base.parallel) or _DEFAULT_SLOTS,
         gpu_layers=first(forced_gpu_layers, own.n_gpu_layers, model.n_gpu_layers, base.n_gpu_layers)

@@ -602,7 +602,9 @@ class ModelSection(Tuning):
     hf_repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$", max_length=200)] | None = None
     """Where it comes from on the Hugging Face hub, as org/repo:quantisation."""
     download_url: Url | None = None
-    """Where it can be downloaded from directly."""
+    """Where it can be downloaded from directly: https, or http from this network's own servers."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    """SHA-256 that the file at download_url must have, in hexadecimal. Of a hub's files the hub says it itself."""
     base_model: ModelKey | None = None
     """The model that this one was fine-tuned from."""
     training_data: str | None = None
