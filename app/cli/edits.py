@@ -143,7 +143,7 @@ def _command(
 def _fields() -> list[str]:
     """The settings of a model that a command line can give, its own before those of every profile, too."""
     fields = ModelSection.model_fields
-    given = [name for name, field in fields.items() if get_origin(field.annotation) is not dict]
+    given = [name for name, field in fields.items() if get_origin(field.annotation) is not dict and name != "remote"]
     return sorted(given, key=lambda name: name in Tuning.model_fields)
 
 

@@ -233,7 +233,7 @@ def cannot_start(spec: ModelSpec, home: Path = Path()) -> WeightsBrokenError | W
     """Why nothing need be tried with its files as they are; None where they can be started, by all that is known."""
     if spec.problem is not None:
         return WeightsBrokenError(f"the files of {spec.key} cannot be used: {spec.problem}")
-    return missing_weights(spec, home) if spec.run.weights is None else None
+    return missing_weights(spec, home) if spec.run.weights is None and not spec.is_remote else None
 
 
 def missing_weights(spec: ModelSpec, home: Path = Path()) -> WeightsMissingError:
