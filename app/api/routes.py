@@ -24,6 +24,7 @@ from app.api.downloads import cancel_pull, fetch_first, pull, pulled
 from app.api.edits import add_model, add_tool, remove_model, remove_tool
 from app.api.errors import litestar_handler
 from app.api.events import events
+from app.api.logs import logs
 from app.api.manifest import manifest, reload_manifest
 from app.api.metrics import metrics
 from app.api.tools import call_tool, tools
@@ -172,7 +173,7 @@ def owner_app(service: Service, auth: Auth) -> Litestar:
         route_handlers=[
             *(health, models, running, switch, load, unload, shutdown, metrics, events),
             *(chat, session, command, manifest, reload_manifest),
-            *(pull, pulled, cancel_pull),
+            *(pull, pulled, cancel_pull, logs),
             *(add_model, remove_model, add_tool, remove_tool),
             *(tools, call_tool, approvals, answer_approval, audit),
         ],

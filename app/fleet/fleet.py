@@ -21,6 +21,7 @@ from app.fleet import facts
 from app.fleet.decide import decide
 from app.fleet.instance import BecameReady, Broke, Gone, Instance, Report, broken_by_stop
 from app.fleet.lease import Lease, Note, Waiter, Waiting
+from app.fleet.logs import LastWords, LogLines
 from app.fleet.records import Fault, after_fault
 from app.fleet.remotes import Remote, Remotes
 from app.fleet.spec import ModelSpec
@@ -63,6 +64,7 @@ class Fleet:
         self._waiters: dict[int, Waiter] = {}
         self._records: dict[str, Record] = {}
         self._desired: set[str] = set()
+        self._last_words = LastWords()
         self._shutting_down = False
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
@@ -146,6 +148,10 @@ class Fleet:
     def status(self) -> Mapping[str, ModelStatus]:
         """How every model is now."""
         return {key: self._status_of(key) for key in self._models} | self._remotes.status()
+
+    def log_of(self, key: str) -> LogLines:
+        """What the model's engine wrote last, whether it still runs or not."""
+        return self._last_words.of(key, [i for i in self._instances.values() if i.spec.key == key])
 
     async def shut_down(self, *, drain_s: float) -> bool:
         """Take no more work, let the open work end for ``drain_s``, break off the rest, stop everything.
@@ -336,6 +342,7 @@ class Fleet:
     def _bury(self, instance: Instance) -> None:
         key = instance.spec.key
         del self._instances[instance.id]
+        self._last_words.keep(instance)
         spec = self._models.get(key)
         # The fault of a run that an edit replaced meanwhile says nothing of its successor.
         if instance.fault is not None and spec is not None and spec.run == instance.spec.run:
