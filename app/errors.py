@@ -121,6 +121,14 @@ class WeightsBrokenError(AirLabError):
     """A model's file is no GGUF file that could be loaded, or what describes it is wrong."""
 
 
+class DownloadError(AirLabError):
+    """A model's file could not be downloaded; what came of it is kept, unless the message says otherwise."""
+
+
+class DownloadNotFoundError(AirLabError):
+    """Nothing of this model is, or was, downloaded since the start."""
+
+
 class UnavailableError(AirLabError):
     """Not now; trying again later can work."""
 

@@ -34,6 +34,7 @@ from app.store.search import Search
 from app.store.sessions import Sessions
 from app.tools.mcp import McpServers
 from app.tools.toolbox import Toolbox
+from app.weights.downloads import Downloads
 from app.weights.inventory import HeaderCache
 
 DRAIN_S = 20.0
@@ -115,6 +116,7 @@ class Service:
         inputs = first_inputs(loaded, settings, host, closed=closed, headers=headers, read_headers=False)
         self.servers = McpServers(self.journal, settings.home)
         self.reload = Reload(inputs, self.fleet, self.toolbox, self.servers, self.journal, headers=headers)
+        self.downloads = Downloads(settings, self.journal, self.reload.look_again)
         self.live, joined = self.reload.live, Joined(self.servers.specs)
         self.gate = Gate(
             lambda: joined(in_force(self.live.current)), self.toolbox, self.audit, self.journal, servers=self.servers
@@ -181,6 +183,7 @@ class Service:
         """Turns first, since they need models and tools to their end; then requests and engines; the store last."""
         # A question that nobody will answer any more must not use up the time that turns have to end.
         self.gate.approvals.close()
+        await self.downloads.close()
         await self._watcher.close()
         await self.reload.close()
         ends_s = time.monotonic() + drain_s

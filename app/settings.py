@@ -40,6 +40,21 @@ class Settings(BaseSettings):
     launcher: Path | None = Field(None, validation_alias="AIRLAB_LAUNCHER")
     llama_server_path: Path | None = Field(None, validation_alias="LLAMA_SERVER_PATH")
     n_gpu_layers: Annotated[int, Field(ge=-1, le=1000)] | None = Field(None, validation_alias="N_GPU_LAYERS")
+    llama_cache: Path | None = Field(None, validation_alias="LLAMA_CACHE")
+    hf_hub_cache: Path | None = Field(None, validation_alias="HF_HUB_CACHE")
+    hf_home: Path | None = Field(None, validation_alias="HF_HOME")
+    hf_token: SecretStr | None = Field(None, validation_alias="HF_TOKEN")
+    hf_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]+", max_length=2048)] | None = Field(
+        None, validation_alias="HF_ENDPOINT"
+    )
+    hf_hub_offline: bool = Field(False, validation_alias="HF_HUB_OFFLINE")
+
+    @property
+    def hub_caches(self) -> tuple[Path, ...]:
+        """Folders in which other programs may have put models of the hub: LLAMA_CACHE alone, else the hub's own."""
+        if self.llama_cache is not None:
+            return (self.llama_cache,)
+        return (self.hf_hub_cache or (self.hf_home or Path.home() / ".cache" / "huggingface") / "hub",)
 
     @property
     def home(self) -> Path:

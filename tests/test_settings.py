@@ -15,15 +15,16 @@ from app.settings import Settings, read_settings
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [n for n in os.environ if n.startswith("AIRLAB_") or n in {"LLAMA_SERVER_PATH", "N_GPU_LAYERS"}]:
+    for name in [n for n in os.environ if n.startswith(("AIRLAB_", "HF_", "LLAMA_")) or n == "N_GPU_LAYERS"]:
         monkeypatch.delenv(name)
 
 
 def test_nothing_set_leaves_everything_to_the_manifest() -> None:
     settings = read_settings()
     assert settings.manifest == Path("airlab.yaml")
-    given = settings.model_dump(exclude={"manifest", "log_level"})
+    given = settings.model_dump(exclude={"manifest", "log_level", "hf_hub_offline"})
     assert set(given.values()) == {None}
+    assert settings.hf_hub_offline is False
 
 
 def test_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,3 +143,14 @@ def test_run_folder_is_short_and_the_installations_own(tmp_path: Path) -> None:
     assert deep != other
     assert len(str(deep)) == len(str(other)) < len(tempfile.gettempdir()) + 30
     assert read_settings(manifest=tmp_path / "airlab.yaml").run_dir == other
+
+
+def test_caches_of_the_hub_are_those_that_its_own_programs_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_settings().hub_caches == (tmp_path / ".cache" / "huggingface" / "hub",)
+    monkeypatch.setenv("HF_HOME", "/hf")
+    assert read_settings().hub_caches == (Path("/hf/hub"),)
+    monkeypatch.setenv("HF_HUB_CACHE", "/hf/cache")
+    assert read_settings().hub_caches == (Path("/hf/cache"),)
+    monkeypatch.setenv("LLAMA_CACHE", "/llama")
+    assert read_settings().hub_caches == (Path("/llama"),)

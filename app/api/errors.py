@@ -58,6 +58,8 @@ _TABLE: tuple[tuple[type[errors.AirLabError], int, str, str | None], ...] = (
     (errors.ModelFailedError, 503, "server_error", "model_unavailable"),
     (errors.StorageFullError, 507, "server_error", "storage_full"),
     (errors.StorageError, 500, "server_error", "storage_error"),
+    (errors.DownloadNotFoundError, 404, "invalid_request_error", "download_not_found"),
+    (errors.DownloadError, 502, "server_error", "download_failed"),
     (errors.EngineError, 503, "server_error", "model_unavailable"),
     (errors.WaitTimeoutError, 504, "server_error", "timeout"),
     (errors.EngineAnsweredError, 502, "server_error", "upstream_error"),

@@ -91,7 +91,7 @@ class OpenAIApp:
         if isinstance(fields, ChatFields) and fields.server_tools:
             await self._answer_with_tools(key, fields, actor, reply)
             return
-        fields.model = key
+        fields.model = self._service.live.current.models[key].upstream_name
         body = msgspec.json.encode(fields)
         deadline_s = time.monotonic() + _WAIT_S
 

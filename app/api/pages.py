@@ -65,7 +65,7 @@ def _troubles(
         yield f"{spec.key} runs on {now.fallback if details else 'what stands in for its container'}"
     elif spec.problem is not None and now.state is not State.READY:
         yield f"{spec.key} cannot start{f': {spec.problem}' if details else ''}"
-    elif spec.run.weights is None:
+    elif spec.run.weights is None and not spec.is_remote:
         yield f"the file of {spec.key} is missing{f': {spec.expected_file}' if details and spec.expected_file else ''}"
     if last.result == "failed":
         where = f": {last.short_error}" if details else ""
@@ -91,7 +91,7 @@ def _owner_model(spec: ModelSpec, now: ModelStatus) -> dict[str, Any]:
     return {
         "key": spec.key,
         "name": section.name or spec.key,
-        "exists": spec.run.weights is not None,
+        "exists": spec.run.weights is not None or spec.is_remote,
         "loaded": now.state is State.READY,
         "state": now.state,
         "source": _source(spec),
@@ -117,6 +117,8 @@ def _of_its_file(spec: ModelSpec) -> dict[str, Any]:
 
 def _source(spec: ModelSpec) -> str:
     section = spec.section
+    if spec.is_remote:
+        return "remote"
     if spec.run.weights is not None or not (section.hf_repo or section.download_url):
         return "local_finetuned" if section.is_finetuned else "local"
     return "hf" if section.hf_repo else "url"

@@ -21,10 +21,12 @@ from app.api.audit import audit
 from app.api.auth import Auth, Scope
 from app.api.chat import chat
 from app.api.command import command
+from app.api.downloads import cancel_pull, fetch_first, pull, pulled
 from app.api.edits import add_model, add_tool, remove_model, remove_tool
 from app.api.errors import litestar_handler
 from app.api.events import events
 from app.api.export import export_session, export_sessions
+from app.api.logs import logs
 from app.api.manifest import manifest, reload_manifest
 from app.api.metrics import metrics
 from app.api.tools import call_tool, tools
@@ -90,7 +92,11 @@ async def health(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
 async def models(request: Request[Any, Any, Any], include_finetuned: FromQuery[bool] = True) -> dict[str, Any]:
     """Every model of the manifest, for people and for OpenAI clients."""
     service: Service = request.app.state.owner.service
-    return pages.owner_models(service.live.current, service.fleet.status(), include_finetuned=include_finetuned)
+    body = pages.owner_models(service.live.current, service.fleet.status(), include_finetuned=include_finetuned)
+    for entry in body["models"]:
+        job = service.downloads.of(entry["key"])
+        entry["download"] = job.told() if job is not None else None
+    return body
 
 
 @get("/ps", opt={"scope": Scope.USE})
@@ -102,8 +108,10 @@ async def running(request: Request[Any, Any, Any]) -> dict[str, Any]:
 
 @post("/model/switch", opt={"scope": Scope.ADMIN}, status_code=200)
 async def switch(request: Request[Any, Any, Any], data: JSONBody[SwitchRequest]) -> SwitchAnswer:
-    """Make a model the current one: load it, and stop the one it replaces."""
+    """Make a model the current one: download it if need be, load it, and stop the one it replaces."""
     service: Service = request.app.state.owner.service
+    service.refuse_if_stopping()
+    await fetch_first(service, data.model_key, actor=request.scope["state"]["actor"].name)
     begun_s = time.monotonic()
     key = await _loadable(service, data.model_key)
     previous = service.live.current.chosen_model
@@ -170,6 +178,7 @@ def owner_app(service: Service, auth: Auth) -> Litestar:
             *(sessions.sessions, sessions.create_session, sessions.session, sessions.change_session),
             *(sessions.remove_session, sessions.fork, sessions.switch_branch, sessions.undo),
             *(regenerate, edit, resume, export_session, export_sessions),
+            *(pull, pulled, cancel_pull, logs),
             *(add_model, remove_model, add_tool, remove_tool),
             *(tools, call_tool, approvals, answer_approval, audit),
         ],

@@ -21,6 +21,8 @@ from app.messages import Message, Role, ToolCall
 from app.tools.base import ToolSpec
 
 _CACHED_COUNTS = 50_000
+_BYTES_A_TOKEN, _GUESSED_TOKENS = 3, 8
+"""For servers that do not count: a token of English is four bytes, so this cuts history early rather than late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +110,16 @@ class Call:
 
     @property
     def mode(self) -> Literal["native", "guided"]:
-        """How this model calls tools."""
+        """How this model calls tools; only llama-server itself can be guided."""
+        if not self.lease.upstream.is_llama_server:
+            return "native"
         return toolmode.choose_mode(self.lease.spec.tool_mode, self.template.caps)
 
     @property
     def decides_first(self) -> bool:
         """True when a grammar must make the choice before the model speaks."""
-        return bool(self.tools) and (self.mode == "guided" or self.choice != "auto")
+        can = bool(self.tools) and self.lease.upstream.is_llama_server
+        return can and (self.mode == "guided" or self.choice != "auto")
 
     def system_text(self, *, deciding: bool) -> str:
         """The system prompt. A model that decides under a grammar is told of the tools in words.
@@ -172,17 +177,20 @@ class Call:
         """
         begun_s, sampling = time.monotonic(), self.sampling
         body: dict[str, Any] = {
-            "model": self.lease.spec.key,
+            "model": self.lease.spec.upstream_name,
             "messages": self._wire(branch, deciding=False),
             "stream": True,
             "stream_options": {"include_usage": True},
-            "cache_prompt": True,
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
             "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "repeat_penalty": sampling.repeat_penalty,
         }
+        if self.lease.upstream.is_llama_server:
+            # Others refuse what OpenAI has not.
+            more = {"top_k": sampling.top_k, "repeat_penalty": sampling.repeat_penalty}
+            body |= {"cache_prompt": True, **more}
+        elif self.tools and self.choice != "auto":
+            body["tool_choice"] = toolmode.native_choice(self.choice)
         if self.tools and self.mode == "native":
             body |= {"tools": toolmode.native_tools(self.tools), "parallel_tool_calls": True}
         async with await self.lease.upstream.send("/v1/chat/completions", msgspec.json.encode(body)) as answer:
@@ -198,12 +206,16 @@ class Call:
 
 
 async def _text_tokens(upstream: Upstream, text: str) -> int:
+    if not upstream.is_llama_server:
+        return len(text.encode(errors="replace")) // _BYTES_A_TOKEN + 1
     answer = await upstream.ask("/tokenize", {"content": text, "add_special": False})
     return len(answer["tokens"])
 
 
 async def _measure(upstream: Upstream) -> Template:
     """Two prompts of one-word messages tell what the template adds to each message and to the whole."""
+    if not upstream.is_llama_server:
+        return Template({}, _GUESSED_TOKENS, _GUESSED_TOKENS, upstream.context_tokens)
     props = await upstream.ask("/props")
     word = await _text_tokens(upstream, "word")
     turn = [{"role": "user", "content": "word"}, {"role": "assistant", "content": "word"}]

@@ -65,6 +65,13 @@ def native_tools(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
     ]
 
 
+def native_choice(choice: Choice) -> str | dict[str, Any]:
+    """The ``tool_choice`` field of a chat request."""
+    if choice in {"auto", "none", "required"}:
+        return choice
+    return {"type": "function", "function": {"name": choice}}
+
+
 def guided_prompt(tools: Sequence[ToolSpec]) -> str:
     """What a guided model is told of its tools while it decides; in the system prompt, where the engine caches it."""
     lines = [f"- {tool.name}: {tool.description} Arguments: {_short_schema(tool.parameters)}" for tool in tools]

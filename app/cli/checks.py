@@ -101,7 +101,7 @@ def model(facts: Facts) -> Finding:
     if trouble := cannot_start(spec, facts.settings.home):
         return Finding("model", "problem", trouble.message)
     weights = spec.run.weights
-    shown = f"{weights.path}, {format_bytes(weights.size_bytes)}" if weights else spec.run.engine.kind
+    shown = f"{weights.path}, {format_bytes(weights.size_bytes)}" if weights else spec.device
     return Finding("model", "ok", f"{spec.key}: {shown}")
 
 

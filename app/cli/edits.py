@@ -37,6 +37,16 @@ def takes(name: str, group: argparse.ArgumentParser) -> None:
         add = _command(commands, "add", "edits:add_model", "add a model to the manifest")
         add.add_argument("key", help="its name in the manifest, in URLs and in requests")
         _takes_fields(add)
+        pull = commands.add_parser(
+            "pull",
+            help="download a model",
+            description="Download a model, or go on with it; the running AirLab does it.",
+        )
+        pull.set_defaults(does="pulling:pull")
+        pull.add_argument("model", help="its key")
+        pull.add_argument("--cancel", action="store_true", help="end its download instead; what came is kept")
+        pull.add_argument("--url", help="the running AirLab (else from the manifest and the environment)")
+        pull.add_argument("--json", action="store_true", help="print JSON, at the end")
         remove = _command(commands, "rm", "edits:remove_model", "remove a model from the manifest; its file stays")
         remove.add_argument("key", help="its key")
     else:
@@ -133,7 +143,7 @@ def _command(
 def _fields() -> list[str]:
     """The settings of a model that a command line can give, its own before those of every profile, too."""
     fields = ModelSection.model_fields
-    given = [name for name, field in fields.items() if get_origin(field.annotation) is not dict]
+    given = [name for name, field in fields.items() if get_origin(field.annotation) is not dict and name != "remote"]
     return sorted(given, key=lambda name: name in Tuning.model_fields)
 
 

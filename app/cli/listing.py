@@ -62,6 +62,7 @@ def _model(spec: ModelSpec, snapshot: Snapshot) -> Row:
         "recommended": section.recommended,
         "hf_repo": section.hf_repo,
         "download_url": section.download_url,
+        "remote": section.remote.url if section.remote else None,
         "description": section.description,
         "problem": spec.problem,
     }
@@ -72,7 +73,7 @@ def _notes(row: Row) -> str:
         "default": row["default"],
         "recommended": row["recommended"],
         "not in the manifest": not row["in_manifest"],
-        "file missing": row["size_bytes"] is None,
+        "file missing": row["size_bytes"] is None and row["remote"] is None,
         "cannot start": row["problem"],
     }
     return ", ".join(note for note, holds in notes.items() if holds)
@@ -80,7 +81,7 @@ def _notes(row: Row) -> str:
 
 _MODEL_COLUMNS: Columns = (
     ("MODEL", lambda row: row["key"]),
-    ("FILE", lambda row: row["filename"] or row["hf_repo"] or row["download_url"] or ""),
+    ("FILE", lambda row: row["filename"] or row["hf_repo"] or row["download_url"] or row["remote"] or ""),
     ("SIZE", lambda row: format_bytes(row["size_bytes"]) if row["size_bytes"] is not None else ""),
     ("QUANTISATION", lambda row: row["quantisation"] or ""),
     ("CONTEXT", lambda row: str(row["context_length"])),

@@ -74,6 +74,10 @@ def _parser(first: list[str]) -> argparse.ArgumentParser:
     load.add_argument("model", help="its key")
     unload = _command(commands, "unload", "remote:unload", "unload a model when it has finished what it has")
     unload.add_argument("model", help="its key")
+    logs = _command(commands, "logs", "logs:logs", "show what the engine of a model wrote last")
+    logs.add_argument("model", help="its key")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what it writes")
+    logs.add_argument("-n", "--lines", type=int, default=200, help="how many of the last lines, up to 200 (200)")
     for name, module, text in (
         ("models", "edits", "list, add and remove models"),
         ("tools", "edits", "list tools, and choose which are offered"),
@@ -88,7 +92,7 @@ def _parser(first: list[str]) -> argparse.ArgumentParser:
     audit.add_argument("--tool", help="only calls of this tool")
     audit.add_argument("--session", help="only calls in this conversation")
     audit.add_argument("--json", action="store_true", help="print JSON")
-    for command in (ps, load, unload, audit):
+    for command in (ps, load, unload, logs, audit):
         command.add_argument("--url", help="the running AirLab (else from the manifest and the environment)")
     return parser
 

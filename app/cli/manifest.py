@@ -96,6 +96,8 @@ def _engine(settings: Settings) -> NativeEngine:
 def _entry(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
     starts = "with AirLab" if spec.section.preload else "at the first request"
     entry = {"key": spec.key, "starts": starts, "argv": None, "container": None, "problem": None}
+    if spec.is_remote:
+        return entry | {"starts": f"nothing here: {spec.where} runs it"}
     # The number in a socket's name is given at the start; 0 stands for it.
     socket = settings.run_dir / socket_name(0, spec.key)
     if (error := cannot_start(spec, settings.home)) is not None:

@@ -233,16 +233,16 @@ def cannot_start(spec: ModelSpec, home: Path = Path()) -> WeightsBrokenError | W
     """Why nothing need be tried with its files as they are; None where they can be started, by all that is known."""
     if spec.problem is not None:
         return WeightsBrokenError(f"the files of {spec.key} cannot be used: {spec.problem}")
-    return missing_weights(spec, home) if spec.run.weights is None else None
+    return missing_weights(spec, home) if spec.run.weights is None and not spec.is_remote else None
 
 
 def missing_weights(spec: ModelSpec, home: Path = Path()) -> WeightsMissingError:
     """The sentence for a model that is declared and not on disk; ``home`` is the manifest's folder."""
     section = spec.section
-    if spec.expected_file is None:
-        source = section.hf_repo or section.download_url
+    if source := section.hf_repo or section.download_url:
         return WeightsMissingError(
-            f"{spec.key} is in the manifest without a filename: download {source} into models/, and name its file there"
+            f"{spec.key} is in the manifest, but not on disk: `airlab models pull {spec.key}` downloads {source}, and "
+            "so does a switch to it"
         )
-    path = home / spec.expected_file
+    path = home / (spec.expected_file or "models")
     return WeightsMissingError(f"{spec.key} is in the manifest, but its file is not on disk: put it at {path}")

@@ -21,7 +21,9 @@ from app.fleet import facts
 from app.fleet.decide import decide
 from app.fleet.instance import BecameReady, Broke, Gone, Instance, Report, broken_by_stop
 from app.fleet.lease import Lease, Note, Waiter, Waiting
+from app.fleet.logs import LastWords, LogLines
 from app.fleet.records import Fault, after_fault
+from app.fleet.remotes import Remote, Remotes
 from app.fleet.spec import ModelSpec
 from app.fleet.states import (
     Action,
@@ -54,6 +56,7 @@ class Fleet:
         """A fleet that wants nothing yet."""
         self.limits = limits or Limits()
         self._engine, self._run_dir, self._journal = engine, run_dir, journal
+        self._remotes = Remotes(journal, self.limits)
         self._models: Mapping[str, ModelSpec] = {}
         self._max_loaded = 1
         self._instances: dict[int, Instance] = {}
@@ -61,6 +64,7 @@ class Fleet:
         self._waiters: dict[int, Waiter] = {}
         self._records: dict[str, Record] = {}
         self._desired: set[str] = set()
+        self._last_words = LastWords()
         self._shutting_down = False
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
@@ -68,6 +72,8 @@ class Fleet:
 
     def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int) -> None:
         """What should be; the rest follows. A model whose run is the same keeps running."""
+        self._remotes.want({key: spec for key, spec in models.items() if spec.is_remote})
+        models = {key: spec for key, spec in models.items() if not spec.is_remote}
         for key, spec in models.items():
             before = self._models.get(key)
             if before is None or spec.run != before.run:
@@ -98,7 +104,8 @@ class Fleet:
         A caller that goes away does not end the load.
         """
         self._records.pop(key, None)
-        self._desired.add(key)
+        if key not in self._remotes:
+            self._desired.add(key)
         try:
             await self.wait_for(key, deadline_s=time.monotonic() + _LOAD_S, takes_slot=False, note=waiting)
         except AirLabError:
@@ -140,7 +147,11 @@ class Fleet:
 
     def status(self) -> Mapping[str, ModelStatus]:
         """How every model is now."""
-        return {key: self._status_of(key) for key in self._models}
+        return {key: self._status_of(key) for key in self._models} | self._remotes.status()
+
+    def log_of(self, key: str) -> LogLines:
+        """What the model's engine wrote last, whether it still runs or not."""
+        return self._last_words.of(key, [i for i in self._instances.values() if i.spec.key == key])
 
     async def shut_down(self, *, drain_s: float) -> bool:
         """Take no more work, let the open work end for ``drain_s``, break off the rest, stop everything.
@@ -150,42 +161,53 @@ class Fleet:
         """
         self._shutting_down = True
         self._step()
+        remotes = asyncio.create_task(self._remotes.drain(within_s=drain_s))
         instances = tuple(self._instances.values())
         gone = [asyncio.create_task(instance.gone.wait()) for instance in instances]
         if not gone:
+            await remotes
             return True
         await asyncio.wait(gone, timeout=drain_s)
         self.break_off()
         _, left = await asyncio.wait(gone, timeout=self.limits.stop_grace_s + 10)
         for task in left:
             task.cancel()
+        await remotes
         return not left
 
     def break_off(self) -> None:
         """Stop every instance now, whatever it is busy with."""
+        self._remotes.break_off()
         for instance in tuple(self._instances.values()):
             self._stop(instance, Why.SHUTDOWN)
 
     # What a Lease asks for.
 
-    def take_free(self, key: str) -> Instance | None:
+    def take_free(self, key: str) -> Instance | Remote | None:
         """The hot path: a slot that is free while nobody waits, without a decision."""
         instance = self._ready.get(key)
-        if instance is None or self._waiters or instance.leases >= instance.spec.run.slots:
+        if instance is None:
+            return self._remotes.take_free(key)
+        if self._waiters or instance.leases >= instance.spec.run.slots:
             return None
         instance.leases += 1
         instance.last_used_s = time.monotonic()
         return instance
 
-    def give_back(self, instance: Instance) -> None:
+    def give_back(self, instance: Instance | Remote) -> None:
         """A slot is free again."""
+        if isinstance(instance, Remote):
+            self._remotes.give_back(instance)
+            return
         instance.leases -= 1
         instance.last_used_s = time.monotonic()
         if self._waiters or instance.state is State.DRAINING or self._idles_unwatched(instance):
             self._step()
 
-    async def wait_for(self, key: str, *, deadline_s: float, takes_slot: bool, note: Note | None) -> Instance:
+    async def wait_for(self, key: str, *, deadline_s: float, takes_slot: bool, note: Note | None) -> Instance | Remote:
         """Stand in the queue. A caller that goes away leaves it; a slot granted meanwhile goes back."""
+        if key in self._remotes:
+            return await self._remotes.wait_for(key, deadline_s=deadline_s, takes_slot=takes_slot)
         ahead = sum(1 for waiter in self._waiters.values() if waiter.key == key and waiter.takes_slot)
         if takes_slot and ahead >= self.limits.queue:
             raise QueueFullError(f"{ahead} requests wait for {key} already", retry_after_s=5)
@@ -320,6 +342,7 @@ class Fleet:
     def _bury(self, instance: Instance) -> None:
         key = instance.spec.key
         del self._instances[instance.id]
+        self._last_words.keep(instance)
         spec = self._models.get(key)
         # The fault of a run that an edit replaced meanwhile says nothing of its successor.
         if instance.fault is not None and spec is not None and spec.run == instance.spec.run:

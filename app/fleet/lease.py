@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from app.errors import UpstreamError
 from app.fleet.instance import Instance
+from app.fleet.remotes import Remote
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State, WaiterFacts
 from app.fleet.upstream import Upstream
@@ -58,13 +59,13 @@ class Waiter:
 class Lender(Protocol):
     """Who has slots to give: the fleet."""
 
-    def take_free(self, key: str) -> Instance | None:
+    def take_free(self, key: str) -> Instance | Remote | None:
         """A slot that is free while nobody waits."""
 
-    async def wait_for(self, key: str, *, deadline_s: float, takes_slot: bool, note: Note | None) -> Instance:
+    async def wait_for(self, key: str, *, deadline_s: float, takes_slot: bool, note: Note | None) -> Instance | Remote:
         """Stand in the queue for one."""
 
-    def give_back(self, instance: Instance) -> None:
+    def give_back(self, instance: Instance | Remote) -> None:
         """A slot is free again."""
 
 
@@ -76,7 +77,7 @@ class Lease:
     def __init__(self, fleet: Lender, key: str, deadline_s: float, note: Note | None) -> None:
         """Use ``Fleet.lease``."""
         self._fleet, self._key, self._deadline_s, self._note = fleet, key, deadline_s, note
-        self._instance: Instance | None = None
+        self._instance: Instance | Remote | None = None
 
     async def __aenter__(self) -> Lease:
         """Wait for the slot. Raises what ``Fleet.lease`` says."""
@@ -118,7 +119,7 @@ class Lease:
         return True
 
     @property
-    def _held(self) -> Instance:
+    def _held(self) -> Instance | Remote:
         if self._instance is None:
             raise RuntimeError("this lease was given back")
         return self._instance

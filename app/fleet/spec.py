@@ -18,13 +18,14 @@ from app.manifest.schema import (
     ModelSection,
     Numa,
     OverrideSection,
+    RemoteSection,
     ToolMode,
 )
 from app.weights.gguf import GgufFacts
 from app.weights.inventory import Inventory
 
 _T = TypeVar("_T")
-_DEFAULT_SLOTS = 1
+_DEFAULT_SLOTS, _REMOTE_SLOTS = 1, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,32 @@ class ModelSpec:
     """Why its files, as they are, cannot be started; None where they can, or where the weights are missing."""
 
     @property
+    def remote(self) -> RemoteSection:
+        """The server that it runs on; asked only of a model ``is_remote``."""
+        if self.section.remote is None:
+            raise RuntimeError(f"{self.key} runs here")
+        return self.section.remote
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it runs on another server: it needs no file, no place and no memory here."""
+        return self.section.remote is not None
+
+    @property
+    def upstream_name(self) -> str:
+        """What its server calls it."""
+        return (self.section.remote.model if self.section.remote else None) or self.key
+
+    @property
+    def where(self) -> str:
+        """The address of the server that it runs on."""
+        return self.remote.url
+
+    @property
     def device(self) -> str:
         """Where its layers lie, in the owner's words; "auto" where llama-server decides."""
+        if self.is_remote:
+            return f"remote ({self.where})"
         match self.run.gpu_layers:
             case None:
                 return "auto"
@@ -69,7 +94,7 @@ def model_specs(
     dropped = dropped_models(manifest, weights)
 
     def spec(key: str, model: ModelSection) -> ModelSpec:
-        file = weights.files.get(model.filename or "")
+        file = weights.file_of(model)
         return ModelSpec(
             key,
             _run_spec(model, profile, host, weights, forced_gpu_layers),
@@ -86,7 +111,7 @@ def model_specs(
 
 def _problem(model: ModelSection, weights: Inventory) -> str | None:
     """What is wrong with its files; None too where the weights are missing, which has words of its own."""
-    file = weights.files.get(model.filename or "")
+    file = weights.file_of(model)
     if file is None or file.problem is not None:
         return file.problem if file else None
     if file.facts and file.facts.kind not in {None, "model"}:
@@ -124,9 +149,9 @@ def _run_spec(
     return RunSpec(
         engine=base.engine,
         kinds=frozenset(model.kind),
-        weights=file_id(model.filename) if model.filename else None,
+        weights=file.id if (file := weights.file_of(model)) else None,
         context_length=first(own.context_length, own.n_ctx) or model.context_length,
-        slots=first(own.parallel, model.parallel, base.parallel) or _DEFAULT_SLOTS,
+        slots=first(own.parallel, model.parallel, None if model.remote else base.parallel) or _default_slots(model),
         gpu_layers=first(forced_gpu_layers, own.n_gpu_layers, model.n_gpu_layers, base.n_gpu_layers)
         if _can_offload(base.engine, host)
         else 0,
@@ -141,6 +166,11 @@ def _run_spec(
 def _can_offload(engine: EngineSection, host: Host) -> bool:
     """A container gets the GPUs that its section names, whatever a llama-server of this host could use."""
     return engine.wants_gpu if isinstance(engine, DockerEngineSection) else host.can_offload
+
+
+def _default_slots(model: ModelSection) -> int:
+    """A server elsewhere has a queue of its own."""
+    return _REMOTE_SLOTS if model.remote else _DEFAULT_SLOTS
 
 
 def _threads_each(host: Host, engines: int, *, per_node: bool) -> int:

@@ -25,10 +25,17 @@ _LOST = (OSError, httptools.HttpParserError)
 class Upstream:
     """Connections to one llama-server on its unix socket."""
 
+    server = "llama-server"
+    """What it is called in errors."""
+
     def __init__(self, socket: Path) -> None:
         """Open nothing yet."""
         self.last_byte_s = time.monotonic()
         """When the last byte came or was first waited for, on the monotonic clock."""
+        self.is_llama_server = True
+        """Whether it counts tokens, shows its template and takes a grammar."""
+        self.context_tokens = 0
+        """Of a server that does not say it itself."""
         self.awaited = 0
         """How many wait for a byte now; not those whose client is slow to take what came."""
         self.socket = socket
@@ -49,7 +56,7 @@ class Upstream:
         """
         if self._closed_because is not None:
             raise self._closed_because
-        request = _request(path, body)
+        request = self._request(path, body)
         while True:
             channel = self._kept()
             try:
@@ -62,10 +69,16 @@ class Upstream:
             else:
                 return Answer(self, answering)
 
+    async def _connect(self) -> Channel:
+        return await Channel.connect(self.socket)
+
+    def _request(self, path: str, body: bytes | None) -> bytes:
+        return _request(path, body)
+
     async def _ask_on(self, channel: Channel | None, request: bytes) -> Channel:
         self.begin_to_wait()
         try:
-            channel = channel or await Channel.connect(self.socket)
+            channel = channel or await self._connect()
             if self._closed_because is not None:  # while it connected: what is asked now would hold the engine's end up
                 channel.abort()
                 raise self._closed_because
@@ -124,7 +137,7 @@ class Upstream:
             try:
                 return msgspec.json.decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-                raise UpstreamError(f"llama-server answered {path} with something that is no JSON") from exc
+                raise UpstreamError(f"{self.server} answered {path} with something that is no JSON") from exc
 
     async def healthy(self, *, timeout_s: float) -> bool:
         """True when /health answers 200: the model is loaded. It says nothing of whether generation moves."""
@@ -148,7 +161,7 @@ class Upstream:
         self.last_byte_s = time.monotonic()
 
     def _broken(self, exc: Exception) -> AirLabError:
-        return self._closed_because or UpstreamError(f"llama-server broke off: {exc or type(exc).__name__}")
+        return self._closed_because or UpstreamError(f"{self.server} broke off: {exc or type(exc).__name__}")
 
 
 class Answer:

@@ -48,6 +48,8 @@ def look_for_weights(
         models_dir(settings),
         names,
         finetuned_dir=finetuned_dir(manifest, settings),
+        remote=manifest.models.values(),
+        caches=settings.hub_caches,
         headers=headers,
         read_headers=read_headers,
     )

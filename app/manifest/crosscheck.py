@@ -79,11 +79,21 @@ def _sources(manifest: Manifest, positions: Positions) -> list[Problem]:
             ("models", key),
             "says nowhere where its weights are",
             at_key=True,
-            allowed="filename, hf_repo or download_url",
+            allowed="filename, hf_repo, download_url or remote",
             fix=fix,
         )
         for key, model in manifest.models.items()
-        if not (model.filename or model.hf_repo or model.download_url)
+        if not (model.filename or model.hf_repo or model.download_url or model.remote)
+    ] + [
+        positions.problem(
+            ("models", key, name),
+            f"says where its weights are, and that {model.remote.url} runs it",
+            at_key=True,
+            fix="delete this, or delete remote",
+        )
+        for key, model in manifest.models.items()
+        for name in ("filename", "hf_repo", "download_url", "adapters")
+        if model.remote and getattr(model, name)
     ]
 
 

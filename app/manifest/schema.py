@@ -99,6 +99,18 @@ def _http_template(value: str) -> str:
     return value
 
 
+_SERVER_URL = re.compile(
+    r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(?::(?P<port>[0-9]{1,5}))?(?:/[A-Za-z0-9._~/-]*)?"
+)
+
+
+def _server_url(value: str) -> str:
+    match = _SERVER_URL.fullmatch(value)
+    if match is None or not 1 <= int(match["port"] or 80) <= 65535:
+        raise ValueError("is no address such as http://ray-head:8000/v1: no user, no query, plain ASCII")
+    return value
+
+
 def _sendable(value: str) -> str:
     if value.lower() in _FORBIDDEN_HEADERS:
         raise ValueError("is a header that AirLab sets itself; leave it out")
@@ -107,7 +119,7 @@ def _sendable(value: str) -> str:
 
 def _not_ours(value: str) -> str:
     if value.upper().startswith("AIRLAB_"):
-        raise ValueError("belongs to AirLab itself, and is given to no tool; use another environment variable")
+        raise ValueError("belongs to AirLab itself, and is given to nobody else; use another environment variable")
     return value
 
 
@@ -561,6 +573,17 @@ class ProfileSection(Tuning):
     """Replaces the manifest's default_model on this host."""
 
 
+class RemoteSection(Section):
+    """A model that another server runs: any that speaks OpenAI's protocol, such as another host's AirLab, or vLLM."""
+
+    url: Annotated[str, Field(max_length=2048), AfterValidator(_server_url)]
+    """Where that server listens, such as http://ray-head:8000/v1."""
+    key_env: EnvName | None = None
+    """Name of the environment variable that holds its key; read when AirLab starts, or this is edited."""
+    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """What that server calls the model; the key where absent."""
+
+
 class OverrideSection(Tuning):
     """What is different for one model on one kind of host; wins over the model's own values and the profile's."""
 
@@ -602,7 +625,11 @@ class ModelSection(Tuning):
     hf_repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$", max_length=200)] | None = None
     """Where it comes from on the Hugging Face hub, as org/repo:quantisation."""
     download_url: Url | None = None
-    """Where it can be downloaded from directly."""
+    """Where it can be downloaded from directly: https, or http from this network's own servers."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    """SHA-256 that the file at download_url must have, in hexadecimal. Of a hub's files the hub says it itself."""
+    remote: RemoteSection | None = None
+    """The server that runs it, where that is another one; then nothing of it lies or runs here."""
     base_model: ModelKey | None = None
     """The model that this one was fine-tuned from."""
     training_data: str | None = None

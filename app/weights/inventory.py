@@ -19,6 +19,8 @@ from app.errors import AirLabError
 from app.manifest.load import read_sidecar
 from app.manifest.schema import ModelSection
 from app.weights.gguf import GgufFacts, read_header
+from app.weights.places import downloaded
+from app.weights.quants import parts_of
 
 MAX_ENTRIES = 1000
 """So many entries of the folder for fine-tunes are looked at."""
@@ -62,8 +64,15 @@ class Inventory:
     """By name; their files are in ``files``, too."""
     problem: str | None = None
     """What is wrong with the folder for fine-tunes."""
+    downloaded: Mapping[str, WeightsFile] = field(default_factory=dict)
+    """By hf_repo or download_url: what was downloaded without a name in the manifest, or lies in a cache of the hub."""
     seen: tuple[WeightsId, ...] = ()
     """All that was looked at, sidecars too: differs when any of it changed."""
+
+    def file_of(self, model: ModelSection) -> WeightsFile | None:
+        """A model's file, where it is there: by its name, else where a download or a cache has put it."""
+        named = self.files.get(model.filename or "")
+        return named or self.downloaded.get(model.hf_repo or model.download_url or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,8 @@ def take_inventory(
     names: Iterable[str],
     *,
     finetuned_dir: Path | None = None,
+    remote: Iterable[ModelSection] = (),
+    caches: Iterable[Path] = (),
     headers: HeaderCache | None = None,
     read_headers: bool = True,
 ) -> Inventory:
@@ -112,6 +123,8 @@ def take_inventory(
         models_dir: Where ``names`` begin.
         names: Of all files in the manifest; what is no regular file counts as missing.
         finetuned_dir: The folder below ``models_dir`` whose files count without being named.
+        remote: Models that can be downloaded; those without a file of their name are looked for elsewhere.
+        caches: Folders of other programs, where models of the hub may lie.
         headers: What is known from before, for the same caller.
         read_headers: False for one ``stat`` each: files that are not in ``headers`` have no facts then.
     """
@@ -119,8 +132,10 @@ def take_inventory(
     for name in dict.fromkeys(names):
         taking.look_at(name)
     declared = set(taking.files)
-    dropped = taking.dropped(finetuned_dir, declared) if finetuned_dir is not None else ()
-    return Inventory(taking.files, tuple(dropped), taking.problem, tuple(taking.seen))
+    dropped = tuple(taking.dropped(finetuned_dir, declared)) if finetuned_dir is not None else ()
+    for model in remote:
+        taking.look_for(model, caches)
+    return Inventory(taking.files, dropped, taking.problem, taking.downloaded, tuple(taking.seen))
 
 
 class _Taking:
@@ -128,17 +143,35 @@ class _Taking:
 
     def __init__(self, models_dir: Path, headers: HeaderCache, *, read_headers: bool) -> None:
         self.files: dict[str, WeightsFile] = {}
+        self.downloaded: dict[str, WeightsFile] = {}
         self.problem: str | None = None
         self.seen: list[WeightsId] = []
         self._models_dir, self._headers, self._may_read = models_dir, headers, read_headers
         self._real_dir = os.path.realpath(models_dir)
 
     def look_at(self, name: str) -> None:
-        file = self._regular_file(self._models_dir / name)
-        if file is None:
+        found = self._weights(self._models_dir / name)
+        if found is not None:
+            self.files[name] = found
+
+    def look_for(self, model: ModelSection, caches: Iterable[Path]) -> None:
+        """Find what was downloaded, unless the file that the manifest names is there."""
+        source = model.hf_repo or model.download_url
+        if source is None or model.filename in self.files or source in self.downloaded:
             return
+        path = downloaded(model, self._models_dir, caches)
+        found = self._weights(path) if path is not None else None
+        if found is not None:
+            self.downloaded[source] = found
+
+    def _weights(self, path: Path) -> WeightsFile | None:
+        """A whole model; one in several files is there when all of them are."""
+        others = [path.with_name(part) for part in parts_of(path.name) if part != path.name]
+        file = self._regular_file(path)
+        if file is None or not all(map(self._regular_file, others)):
+            return None
         read = self._headers.read(read_header, file, may_read=self._may_read)
-        self.files[name] = WeightsFile(file, read.value, read.problem) if read else WeightsFile(file)
+        return WeightsFile(file, read.value, read.problem) if read else WeightsFile(file)
 
     def dropped(self, folder: Path, declared: set[str]) -> Iterator[DroppedFile]:
         for path in self._gguf_files(folder):

@@ -37,6 +37,8 @@ KEY = SessionKey("key", "s")
 class ScriptedModel:
     """Stands in for an Upstream: each reply is a list of deltas, taken in turn."""
 
+    is_llama_server = True
+
     def __init__(self, replies: list[list[Any]]) -> None:
         self.replies = replies
         self.asked: list[dict[str, Any]] = []

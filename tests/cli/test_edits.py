@@ -69,7 +69,7 @@ def test_model_whose_file_is_not_there_yet_is_added_with_a_word_on_it(lab: Lab, 
 
     done = call(lab, "models", "add", "hub", "--hf-repo", "org/repo:Q4_K_M")
     assert done.returncode == 0
-    assert "download org/repo:Q4_K_M" in done.stdout
+    assert "downloads org/repo:Q4_K_M" in done.stdout
 
 
 def test_removed_model_takes_its_lines_with_it(lab: Lab, call: Call) -> None:
@@ -178,10 +178,10 @@ def test_guarded_reload_is_mentioned(lab: Lab, call: Call) -> None:
 def test_every_setting_of_a_model_can_be_given_but_those_for_single_profiles(make_lab: MakeLab, call: Call) -> None:
     """A setting that is new in the schema is an option at once."""
     told = call(make_lab(), "models", "add", "--help").stdout
-    options = set(re.findall(r"^  --([a-z-]+)", told, re.MULTILINE)) - {"manifest"}
+    options = set(re.findall(r"^  --([a-z0-9-]+)", told, re.MULTILINE)) - {"manifest"}
     named = {name.replace("-", "_") for name in options}
 
-    assert named - {"alias", "adapter"} == ModelSection.model_fields.keys() - {"on", "aliases", "adapters"}
+    assert named - {"alias", "adapter"} == ModelSection.model_fields.keys() - {"on", "remote", "aliases", "adapters"}
 
 
 @pytest.mark.parametrize("arguments", ["models", "tools", "models nope", "models add", "tools rm", "models rm a b"])

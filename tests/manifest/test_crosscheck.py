@@ -86,7 +86,7 @@ def test_default_is_no_name_for_a_model() -> None:
 def test_a_model_without_weights_is_refused() -> None:
     [problem] = check(GOOD + "  bare: {description: nothing}\n")
 
-    assert (problem.line, problem.column, problem.allowed) == (8, 3, "filename, hf_repo or download_url")
+    assert (problem.line, problem.column, problem.allowed) == (8, 3, "filename, hf_repo, download_url or remote")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import WeightsBrokenError
+from app.manifest.schema import ModelSection
 from app.weights import inventory
 from app.weights.gguf import GgufFacts, read_header
 from app.weights.inventory import MAX_ENTRIES, HeaderCache, Inventory, take_inventory
@@ -85,8 +86,8 @@ def test_file_that_the_manifest_names_is_not_dropped_too(models: Path) -> None:
 def test_what_is_no_whole_model_is_passed_over(models: Path) -> None:
     """A copy or download under way has another name until it is whole; the parts of a model are not models."""
     half = (".hidden.gguf", "a.gguf.part", "b.gguf.incomplete", "c.tmp", "notes.txt", "D.GGUF")
-    odd = ("e\x1b.gguf", "f\\g.gguf", "m-00002-of-00003.gguf")
-    for name in (*half, *odd, "m-00001-of-00003.gguf", "with space.gguf"):
+    odd = ("e\x1b.gguf", "f\\g.gguf", "m-00002-of-00003.gguf", "half-00001-of-00002.gguf")
+    for name in (*half, *odd, "m-00001-of-00003.gguf", "m-00003-of-00003.gguf", "with space.gguf"):
         drop(models, name)
     drop(models, os.fsdecode(b"g\xff.gguf"))
     (models / "custom" / "folder.gguf").mkdir()
@@ -246,3 +247,56 @@ def test_read_errors_of_a_header_are_words(tmp_path: Path) -> None:
         read_header(tmp_path / "a.gguf")
 
     assert take_inventory(tmp_path, ["a.gguf"]).files["a.gguf"].problem == caught.value.message
+
+
+def test_hub_model_without_a_name_is_found_where_its_download_lies(models: Path) -> None:
+    """Nobody is asked: the choice among names on disk is the one that was made among the hub's."""
+    folder = models / "org" / "repo"
+    folder.mkdir(parents=True)
+    for name in ("m-Q8_0.gguf", "m-Q4_K_M.gguf", "mmproj-m-Q4_K_M.gguf", ".m-Q5_0.gguf.aaaa.part"):
+        (folder / name).write_bytes(minimal_gguf())
+    wanted = [ModelSection(hf_repo=f"org/repo:{quantisation}") for quantisation in ("Q4_K_M", "q8_0", "Q5_0")]
+    found = take_inventory(models, [], remote=wanted)
+
+    files = [file and file.id.path.name for file in map(found.file_of, wanted)]
+    assert files == ["m-Q4_K_M.gguf", "m-Q8_0.gguf", None]
+    assert len(found.seen) == 2
+
+
+def test_model_in_a_cache_of_the_hub_is_used_from_there(models: Path, tmp_path: Path) -> None:
+    """As huggingface_hub lays it out: a link of the revision that main names, to a blob."""
+    cache = tmp_path / "hub"
+    repo = cache / "models--org--repo"
+    (repo / "blobs").mkdir(parents=True)
+    (repo / "blobs" / "b1").write_bytes(minimal_gguf())
+    for revision in ("aaa", "bbb"):
+        (repo / "snapshots" / revision).mkdir(parents=True)
+        (repo / "snapshots" / revision / "m-Q4_0.gguf").symlink_to("../../blobs/b1")
+    (repo / "snapshots" / "bbb" / "m-Q8_0.gguf").symlink_to("../../blobs/gone")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("bbb")
+    model, gone = ModelSection(hf_repo="org/repo:Q4_0"), ModelSection(hf_repo="org/repo:Q8_0")
+    found = take_inventory(models, [], remote=[model, gone], caches=[cache])
+
+    file = found.file_of(model)
+    assert file is not None
+    assert file.id.path == repo / "snapshots" / "bbb" / "m-Q4_0.gguf"
+    assert found.file_of(gone) is None
+
+
+def test_model_in_the_older_cache_of_llama_cpp_is_found(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "org_repo_m-Q4_0.gguf").write_bytes(minimal_gguf())
+    model = ModelSection(hf_repo="org/repo:Q4_0")
+    file = take_inventory(models, [], remote=[model], caches=[tmp_path]).file_of(model)
+    assert file is not None
+    assert file.id.path == tmp_path / "org_repo_m-Q4_0.gguf"
+
+
+def test_file_that_the_manifest_names_comes_before_what_was_downloaded(models: Path) -> None:
+    (models / "org" / "repo").mkdir(parents=True)
+    (models / "org" / "repo" / "m-Q4_0.gguf").write_bytes(minimal_gguf())
+    (models / "mine.gguf").write_bytes(minimal_gguf())
+    model = ModelSection(hf_repo="org/repo:Q4_0", filename="mine.gguf")
+    file = take_inventory(models, ["mine.gguf"], remote=[model]).file_of(model)
+    assert file is not None
+    assert file.id.path == models / "mine.gguf"

@@ -1,0 +1,65 @@
+"""/models/{key}/pull: download a model, see how far it is, cancel it. And what a switch waits for.
+
+A download belongs to the server: a client that goes away ends nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, Response, delete, get, post
+from litestar.params import FromPath
+
+from app.api.auth import Scope
+from app.errors import DownloadNotFoundError
+from app.service import Service
+from app.weights.downloads import Job
+
+Answered = Response[dict[str, Any]]
+
+
+@post("/models/{name:str}/pull", opt={"scope": Scope.ADMIN}, status_code=202)
+async def pull(request: Request[Any, Any, Any], name: FromPath[str]) -> Answered:
+    """Download a model's files, or go on with it; what is on disk already is not downloaded again."""
+    service: Service = request.app.state.owner.service
+    service.refuse_if_stopping()
+    key = service.live.current.key_of(name)
+    section = service.live.current.models[key].section
+    job = service.downloads.start(key, section, actor=request.scope["state"]["actor"].name)
+    return Response(_told(key, job), status_code=202)
+
+
+@get("/models/{name:str}/pull", opt={"scope": Scope.USE})
+async def pulled(request: Request[Any, Any, Any], name: FromPath[str]) -> dict[str, Any]:
+    """How far a model's newest download is."""
+    service: Service = request.app.state.owner.service
+    key = _key(service, name)
+    job = service.downloads.of(key)
+    if job is None:
+        raise DownloadNotFoundError(f"nothing of {key} was downloaded since the start")
+    return _told(key, job)
+
+
+@delete("/models/{name:str}/pull", opt={"scope": Scope.ADMIN}, status_code=200)
+async def cancel_pull(request: Request[Any, Any, Any], name: FromPath[str]) -> dict[str, Any]:
+    """Cancel a model's download, for all who wait for it. What came is kept, and a later pull goes on from there."""
+    service: Service = request.app.state.owner.service
+    key = _key(service, name)
+    return _told(key, service.downloads.cancel(key))
+
+
+async def fetch_first(service: Service, name: str, *, actor: str) -> None:
+    """Have a model's files on disk, if they can be downloaded and are not there. Raises as a download does."""
+    snapshot = service.live.current
+    spec = snapshot.models[snapshot.key_of(name)]
+    if spec.run.weights is None and (spec.section.hf_repo or spec.section.download_url):
+        await service.downloads.finished(service.downloads.start(spec.key, spec.section, actor=actor))
+
+
+def _key(service: Service, name: str) -> str:
+    """A model's key; also of one that was removed from the manifest while it is downloaded."""
+    return name if service.downloads.of(name) is not None else service.live.current.key_of(name)
+
+
+def _told(key: str, job: Job) -> dict[str, Any]:
+    return {"model_key": key, **job.told()}

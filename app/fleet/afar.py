@@ -1,0 +1,102 @@
+"""HTTP to a model on another server: its address, its key, and whether it is a llama-server. Else as upstream.py."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from app.errors import AirLabError, BadRequestError, EngineAnsweredError, UpstreamError
+from app.fleet.channel import Channel
+from app.fleet.upstream import Upstream
+
+_PATH = Path("/nonexistent")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server of OpenAI's protocol listens, from a URL such as http://ray-head:8000/v1."""
+
+    host: str
+    port: int
+    tls: bool
+    root: str
+    """Path before ``/v1``, without a slash at its end."""
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Read the manifest's URL; with or without ``/v1`` at its end."""
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        root = parts.path.rstrip("/").removesuffix("/v1")
+        return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls, root)
+
+    @property
+    def netloc(self) -> str:
+        """The Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+class RemoteUpstream(Upstream):
+    """Connections to one server elsewhere."""
+
+    server = "the server"
+
+    def __init__(self, address: Address, key: str | None, *, context_tokens: int) -> None:
+        """Open nothing yet.
+
+        Args:
+            address: Where it listens.
+            key: Sent as a bearer; None sends none.
+            context_tokens: What the manifest says of the model's context.
+        """
+        super().__init__(_PATH)
+        self.is_llama_server = False
+        """Known once ``look`` has asked."""
+        self.context_tokens = context_tokens
+        self._address = address
+        bearer = f"authorization: Bearer {key}\r\n" if key else ""
+        self._head = f"host: {address.netloc}\r\nuser-agent: airlab\r\naccept-encoding: identity\r\n{bearer}"
+        self._tls = ssl.create_default_context() if address.tls else None
+
+    async def look(self, model: str) -> None:
+        """See that it lives and has the model, and what kind of server it is.
+
+        Raises:
+            AirLabError: It does not answer, refuses the key, or has no such model.
+        """
+        listed = await self.ask("/v1/models")
+        entries = listed.get("data") if isinstance(listed, dict) else None
+        names = [str(entry.get("id")) for entry in entries if isinstance(entry, dict)] if entries else []
+        aliases = [alias for entry in entries or () if isinstance(entry, dict) for alias in entry.get("aliases") or ()]
+        if names and model not in {*names, *aliases}:
+            raise UpstreamError(f"it has no model {model!r}, but {', '.join(names[:20])}")
+        self.is_llama_server = await self._has_props()
+
+    async def _has_props(self) -> bool:
+        """Only llama-server itself answers /props, and what else it needs to count and to guide."""
+        try:
+            props = await self.ask("/props")
+        except (BadRequestError, EngineAnsweredError, UpstreamError):
+            return False
+        return isinstance(props, dict) and "default_generation_settings" in props
+
+    async def _connect(self) -> Channel:
+        return await Channel.connect_tcp(self._address.host, self._address.port, self._tls)
+
+    def _request(self, path: str, body: bytes | None) -> bytes:
+        target = f"{self._address.root}{path}"
+        if body is None:
+            return f"GET {target} HTTP/1.1\r\n{self._head}\r\n".encode("ascii")
+        length = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        return f"POST {target} HTTP/1.1\r\n{self._head}{length}\r\n".encode("ascii") + body
+
+
+def said(exc: AirLabError, key_env: str | None) -> str:
+    """What is wrong with a server elsewhere, with what to do where that is clear."""
+    if "401" in exc.message or "403" in exc.message or "key" in exc.message.lower():
+        hint = f"check the environment variable {key_env}" if key_env else "give the model a key_env"
+        return f"{exc.message}; {hint}"
+    return exc.message

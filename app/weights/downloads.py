@@ -1,0 +1,400 @@
+"""Owns download jobs: one for each source, whoever asks for it, and however often.
+
+A job belongs to the server: a client that goes away ends none. Jobs are not written down; what a stopped or cancelled
+one brought lies in its partial file, and asking again goes on from there. Knows neither HTTP routes nor what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from app.errors import AirLabError, DownloadError, DownloadNotFoundError
+from app.journal import Fact, Journal, Trouble
+from app.manifest.schema import ModelSection
+from app.settings import Settings
+from app.units import MIB
+from app.weights.gguf import read_header
+from app.weights.hub import RemoteFile, files_on_hub
+from app.weights.places import name_in_url, targets
+from app.weights.transfer import Patience, Progress, Transfer, room_for
+
+log = logging.getLogger("airlab")
+
+AT_ONCE = 3
+"""Further jobs wait for one of these to end."""
+RESERVE_BYTES = 256 * MIB
+"""Kept free on the disk: for the database, and for whatever else lives there."""
+_TICK_S, _RATE_S = 1.0, 8.0
+_MAX_FILE_BYTES = 2**50
+
+Phase = Literal["waiting", "resolving", "downloading", "verifying"]
+Outcome = Literal["done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadStarted(Fact):
+    """Somebody asked for a model's files, and they begin to come."""
+
+    model: str
+    source: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadProgressed(Fact):
+    """Once a second while it comes."""
+
+    model: str
+    done_bytes: int
+    total_bytes: int | None
+    bytes_per_s: int
+    eta_s: float | None
+
+    @property
+    def level(self) -> int:
+        """For the event stream, and no line a second in the log."""
+        return 10
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadFinished(Fact):
+    """The model's files are there, verified."""
+
+    model: str
+    total_bytes: int | None
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadCancelled(Fact):
+    """Somebody ended it; what came is kept."""
+
+    model: str
+    done_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadFailed(Trouble):
+    """It ended by itself, unfinished."""
+
+    model: str
+    message: str
+
+
+@dataclass(slots=True)
+class Job:
+    """One download. ``Downloads`` writes it; from its thread no more than ``phase``, ``files`` and ``sizes``."""
+
+    source: str
+    keys: set[str]
+    """The models that it is for."""
+    phase: Phase = "waiting"
+    outcome: Outcome | None = None
+    error: AirLabError | None = None
+    begun_s: float = field(default_factory=time.monotonic)
+    files: tuple[tuple[Path, Progress], ...] = ()
+    sizes: tuple[int | None, ...] = ()
+    """Of the files, as their source tells them, in bytes."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    _seen: deque[tuple[float, int]] = field(default_factory=deque)
+
+    @property
+    def model(self) -> str:
+        """The model that it was first asked for."""
+        return min(self.keys)
+
+    @property
+    def state(self) -> Phase | Outcome:
+        """How it ended, or what it does."""
+        return self.outcome or self.phase
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it still goes on."""
+        return self.outcome is None
+
+    @property
+    def done_bytes(self) -> int:
+        """All that is on disk of its files."""
+        return sum(progress.done_bytes for _, progress in self.files)
+
+    @property
+    def total_bytes(self) -> int | None:
+        """What its files take together; None while that is not known."""
+        totals = [progress.total_bytes or size for (_, progress), size in zip(self.files, self.sizes, strict=True)]
+        return sum(total for total in totals if total is not None) if totals and None not in totals else None
+
+    @property
+    def missing_bytes(self) -> int:
+        """What is still to come, as far as it is known."""
+        return max(0, (self.total_bytes or 0) - self.done_bytes) if self.is_active else 0
+
+    @property
+    def bytes_per_s(self) -> int:
+        """How fast it came in the last seconds."""
+        if len(self._seen) < 2:
+            return 0
+        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
+        return round(max(0, last - first) / (last_s - first_s)) if last_s > first_s else 0
+
+    def sample(self, now_s: float) -> None:
+        """Remember how far it is, for the rate."""
+        self._seen.append((now_s, self.done_bytes))
+        while self._seen[0][0] < now_s - _RATE_S:
+            self._seen.popleft()
+
+    @property
+    def eta_s(self) -> float | None:
+        """How long it may still take, in seconds; None while nobody can say."""
+        if self.total_bytes is None or not self.bytes_per_s or self.state != "downloading":
+            return None
+        return round(self.missing_bytes / self.bytes_per_s, 1)
+
+    def told(self) -> dict[str, Any]:
+        """The job for pages."""
+        notes = [progress.message for _, progress in self.files if progress.message]
+        return {
+            "state": self.state,
+            "source": self.source,
+            "files": [str(target) for target, _ in self.files],
+            "done_bytes": self.done_bytes,
+            "total_bytes": self.total_bytes,
+            "bytes_per_s": self.bytes_per_s if self.is_active else 0,
+            "eta_s": self.eta_s,
+            "message": self.error.message if self.error else (notes[0] if notes and self.is_active else None),
+        }
+
+
+class Downloads:
+    """Every download of one AirLab."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        arrived: Callable[[], Awaitable[None]],
+        *,
+        patience: Patience | None = None,
+        reserve_bytes: int = RESERVE_BYTES,
+    ) -> None:
+        """Nothing is asked of anybody yet.
+
+        Args:
+            settings: Where models lie, and what the environment says of the hub.
+            journal: Told what happens.
+            arrived: Awaited when a model's files are in place, before the job counts as done.
+            patience: How long a transfer tries.
+            reserve_bytes: Kept free on the disk.
+        """
+        self._settings, self._journal, self._arrived = settings, journal, arrived
+        self._patience, self._reserve_bytes = patience or Patience(), reserve_bytes
+        self._models_dir = settings.home / "models"
+        self._jobs: dict[str, Job] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def start(self, key: str, section: ModelSection, *, actor: str = "local") -> Job:
+        """The job that brings this model: the one that goes on already, or a new one.
+
+        Raises:
+            DownloadError: The manifest names no source, or another job writes the same file.
+        """
+        source = section.hf_repo or section.download_url
+        if source is None:
+            raise DownloadError(f"{key} says nowhere where it can be downloaded; give it an hf_repo or a download_url")
+        # A name in the manifest is part of it: the same source under two names is two files.
+        identity = f"{source} {section.filename or ''}"
+        before = self._jobs.get(identity)
+        if before is not None and before.is_active:
+            before.keys.add(key)
+            return before
+        job = self._jobs[identity] = Job(source, {key})
+        self._journal.note(DownloadStarted(key, source, actor))
+        job.task = asyncio.create_task(self._run(job, section, after=before.task if before is not None else None))
+        self._tasks.add(job.task)
+        job.task.add_done_callback(self._tasks.discard)
+        return job
+
+    def of(self, key: str) -> Job | None:
+        """The newest job of a model since the start."""
+        jobs = [job for job in self._jobs.values() if key in job.keys]
+        return max(jobs, key=lambda job: (job.is_active, job.begun_s), default=None)
+
+    def cancel(self, key: str) -> Job:
+        """End a model's job, for all who wait for it. What came stays; ``start`` goes on from there.
+
+        Raises:
+            DownloadNotFoundError: There is none that goes on.
+        """
+        job = self.of(key)
+        if job is None or not job.is_active:
+            raise DownloadNotFoundError(f"nothing of {key} is being downloaded")
+        self._end(job, "cancelled", DownloadError(f"the download of {key} was cancelled; what came of it is kept"))
+        self._journal.note(DownloadCancelled(key, job.done_bytes))
+        if job.task is not None:
+            job.task.cancel()
+        return job
+
+    async def finished(self, job: Job) -> None:
+        """Wait for a job's end; whoever leaves meanwhile ends nothing. Raises what it failed with."""
+        await job.ended.wait()
+        if job.error is not None:
+            raise job.error
+
+    async def close(self) -> None:
+        """End every job; what came stays on disk."""
+        for job in self._jobs.values():
+            if job.is_active:
+                self._end(job, "cancelled", DownloadError("AirLab is shutting down; what came of the file is kept"))
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # One job.
+
+    async def _run(self, job: Job, section: ModelSection, *, after: asyncio.Task[None] | None) -> None:
+        ticker = asyncio.create_task(self._tick(job))
+        try:
+            if after is not None:  # a cancelled one lets go of its file in a moment
+                await asyncio.wait({after})
+            await self._in_thread(partial(self._bring, job, section))
+            await self._arrived()
+            took_s = round(time.monotonic() - job.begun_s, 1)
+            self._end(job, "done", None)
+            self._journal.note(DownloadFinished(job.model, job.total_bytes, took_s))
+        except AirLabError as exc:
+            self._fail(job, exc)
+        except Exception as exc:
+            # Unforeseen, so logged whole; silent, whoever waits for it would wait for ever.
+            log.exception("the download of %s failed", job.model)
+            self._fail(job, DownloadError(f"AirLab failed at downloading {job.source}: {type(exc).__name__}"))
+        finally:
+            ticker.cancel()
+
+    async def _bring(self, job: Job, section: ModelSection) -> None:
+        """All files of a job, one after another. In a thread, in a loop of its own."""
+        job.phase = "resolving"
+        files = self._files(section)
+        places = [self._models_dir / place for place in targets(section, tuple(file.name for file in files))]
+        self._refuse_shared(job, places)
+        job.sizes = tuple(file.size_bytes for file in files)
+        job.files = tuple((place, Progress()) for place in places)
+        job.phase = "downloading"
+        for number, (file, (place, progress)) in enumerate(zip(files, job.files, strict=True)):
+            if _is_there(place, file):
+                progress.done_bytes = progress.total_bytes = place.stat().st_size
+                continue
+            verify = partial(self._verify, job, is_first=number == 0)
+            make_room = partial(self._make_room, job)
+            await Transfer(file, place, verify, make_room, self._patience, progress).run()
+            job.phase = "downloading"
+
+    def _files(self, section: ModelSection) -> tuple[RemoteFile, ...]:
+        if section.hf_repo:
+            return files_on_hub(section.hf_repo, self._settings)
+        url = section.download_url or ""
+        name = section.filename or name_in_url(url)
+        if name is None:
+            raise DownloadError(f"{url} does not end in the name of a .gguf file; give the model a filename")
+        if self._settings.hf_hub_offline:
+            raise DownloadError("HF_HUB_OFFLINE is set, so nothing is downloaded; unset it")
+        return (RemoteFile(name.rpartition("/")[2], url, sha256=section.sha256),)
+
+    def _refuse_shared(self, job: Job, places: list[Path]) -> None:
+        """Two jobs must not write one file."""
+        for other in tuple(self._jobs.values()):
+            taken = {place for place, _ in other.files} if other is not job and other.is_active else set()
+            if both := taken.intersection(places):
+                raise DownloadError(f"the download of {other.model} writes {min(both).name} already; wait for its end")
+
+    def _verify(self, job: Job, part: Path, *, is_first: bool) -> None:
+        job.phase = "verifying"
+        if is_first:
+            read_header(part)
+            return
+        # What a later part says of itself is not what a model says.
+        with part.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise DownloadError(f"{part.name} is no GGUF file, and was thrown away")
+
+    def _make_room(self, job: Job, needed_bytes: int) -> None:
+        if needed_bytes > _MAX_FILE_BYTES:
+            raise DownloadError(f"the server says that {needed_bytes} bytes are to come, which is no model")
+        others = sum(other.missing_bytes for other in tuple(self._jobs.values()) if other is not job)
+        # Files of this very job that come after this one count as well.
+        later = max(0, job.missing_bytes - needed_bytes)
+        room_for(
+            self._models_dir,
+            needed_bytes=needed_bytes + later,
+            others_bytes=others,
+            reserve_bytes=self._reserve_bytes,
+            free_bytes=shutil.disk_usage(self._models_dir).free,
+        )
+
+    async def _tick(self, job: Job) -> None:
+        while True:
+            job.sample(time.monotonic())
+            if job.state == "downloading" and job.files:
+                self._journal.note(
+                    DownloadProgressed(job.model, job.done_bytes, job.total_bytes, job.bytes_per_s, job.eta_s)
+                )
+            await asyncio.sleep(_TICK_S)
+
+    def _fail(self, job: Job, exc: AirLabError) -> None:
+        if job.is_active:  # else it was cancelled, and what came of that is told already
+            self._end(job, "failed", exc)
+            self._journal.note(DownloadFailed(job.model, exc.message))
+
+    @staticmethod
+    def _end(job: Job, outcome: Outcome, error: AirLabError | None) -> None:
+        job.outcome, job.error = outcome, error
+        job.ended.set()
+
+    async def _in_thread(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do it in a loop of its own in a thread; one who is cancelled cancels it, and waits for its end."""
+        self._threads = self._threads or ThreadPoolExecutor(AT_ONCE, thread_name_prefix="download")
+        begun: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
+        called_off = asyncio.Event()
+
+        async def guarded() -> None:
+            task = asyncio.create_task(work())
+            begun.append((asyncio.get_running_loop(), task))
+            if called_off.is_set():
+                task.cancel()
+            await task
+
+        running = self._threads.submit(lambda: asyncio.run(guarded()))
+        done = asyncio.wrap_future(running)
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError:
+            called_off.set()
+            # Cancels nothing but what has not begun.
+            running.cancel()
+            for loop, task in begun:
+                with suppress(RuntimeError):  # its loop was faster
+                    loop.call_soon_threadsafe(task.cancel)
+            await asyncio.wait({done})
+            if not done.cancelled():
+                done.exception()  # it is told already that this was cancelled
+            raise
+
+
+def _is_there(place: Path, file: RemoteFile) -> bool:
+    """Whether it need not come: it was verified before it got its name."""
+    return place.is_file() and file.size_bytes in {None, place.stat().st_size}

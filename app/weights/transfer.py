@@ -1,0 +1,371 @@
+"""Brings one file over HTTP to disk: resumed, bounded, verified, and only then given its name.
+
+What has come lies beside the target in ``.NAME.IDENTITY.part``, and that is all the memory there is: IDENTITY stands
+for the checksum, or for the ETag, so that what changed on the server meanwhile is not glued to the wrong half.
+Knows nothing of models and jobs. Runs in a loop of its own: hashing gigabytes must hold nobody else up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlsplit
+
+from app.errors import AirLabError, DownloadError, StorageError, StorageFullError
+from app.units import MIB, format_bytes
+from app.weights.addresses import addresses_of, is_public, public_address
+from app.weights.hub import RemoteFile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import httpx2
+
+_REDIRECTS = 5
+_CHUNK_BYTES = MIB
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a transfer tries; tests shorten it."""
+
+    pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+    """Before each further try; whenever something came, they begin anew."""
+    connect_s: float = 15.0
+    silence_s: float = 60.0
+    """A connection on which nothing comes for this long is given up."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a transfer has reached; it writes, others may read at any time."""
+
+    done_bytes: int = 0
+    total_bytes: int | None = None
+    message: str = ""
+    """What it waits for, where it does."""
+    verifying: bool = False
+
+
+@dataclass(slots=True)
+class Transfer:
+    """One file on its way."""
+
+    file: RemoteFile
+    target: Path
+    verify: Callable[[Path], None]
+    """Looks into the whole file before it gets its name; raises AirLabError."""
+    make_room: Callable[[int], None]
+    """Told how many bytes are to come; raises StorageFullError where there is no room."""
+    patience: Patience = Patience()
+    progress: Progress = field(default_factory=Progress)
+    _sha256: str | None = None
+    _client: httpx2.AsyncClient = field(init=False)
+
+    async def run(self) -> None:
+        """Have the file at its target.
+
+        Raises:
+            DownloadError: It cannot be had, or is not what it should be.
+            StorageFullError: There is no room; what came stays.
+            StorageError: The disk refuses.
+        """
+        import httpx2  # noqa: PLC0415 # at first need
+
+        timeout = httpx2.Timeout(self.patience.connect_s, read=self.patience.silence_s)
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            async with httpx2.AsyncClient(timeout=timeout, follow_redirects=False) as self._client:
+                self._sha256 = self.file.sha256 or await self._sha256_beside()
+                await self._until_whole(httpx2.TransportError)
+        except OSError as exc:
+            if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise StorageFullError(
+                    f"the disk of {self.target.parent} is full; make room and pull again, what came is kept"
+                ) from exc
+            raise StorageError(f"{self.target} cannot be written: {exc.strerror or exc}") from exc
+
+    async def _until_whole(self, lost: type[Exception]) -> None:
+        """Try, and try again after a pause as long as something comes."""
+        failures = 0
+        while True:
+            before = self.progress.done_bytes
+            try:
+                await self._attempt()
+            except (lost, _AgainError) as exc:
+                failures = 1 if self.progress.done_bytes > before else failures + 1
+                if failures > len(self.patience.pauses_s):
+                    raise DownloadError(
+                        f"{self.file.name}: {exc or type(exc).__name__}, {failures} times in a row; what came is kept, "
+                        "pull again to go on"
+                    ) from exc
+                pause_s = max(self.patience.pauses_s[failures - 1], getattr(exc, "pause_s", 0.0))
+                self.progress.message = f"trying again in {pause_s:.0f} s: {exc or type(exc).__name__}"
+                await asyncio.sleep(pause_s)
+            else:
+                return
+
+    async def _attempt(self) -> None:
+        """Ask for what is missing, and take it; returns with the file whole, verified and in its place."""
+        part = self._found_part()
+        have = part.stat().st_size if part else 0
+        async with self._asked({"range": f"bytes={have}-"} if have else {}) as answer:
+            if answer.status_code == 416 and answer.headers.get("content-range") != f"bytes */{have}":
+                self._forget()
+                raise _AgainError("the server has less of the file than came before")
+            begins, total = _span(answer, have)
+            if self.file.size_bytes not in {None, total}:
+                raise DownloadError(
+                    f"{self.file.name} has {total} bytes at {self.file.url}, where the hub says {self.file.size_bytes}"
+                )
+            # 416 says that all of it came before, and need not name what it speaks of.
+            named = part if part is not None and answer.status_code == 416 else self._part(answer)
+            if have and begins and part != named:
+                self._forget()  # it is another file by now
+                raise _AgainError("the file on the server changed")
+            with _locked(named) as out:
+                digest = await self._kept(out, begins)
+                self.progress.done_bytes, self.progress.total_bytes, self.progress.message = begins, total, ""
+                self.make_room(total - begins)
+                async for piece in answer.aiter_raw():  # as it comes: what a chunk waited for would be lost
+                    if self.progress.done_bytes + len(piece) > total:
+                        raise DownloadError(f"{self.file.name}: the server sends more than the {total} bytes it said")
+                    out.write(piece)
+                    digest.update(piece)
+                    self.progress.done_bytes += len(piece)
+                out.flush()
+                if self.progress.done_bytes < total:
+                    raise _AgainError(f"the server sent {self.progress.done_bytes} of {total} bytes")
+                self._accept(named, out, digest.hexdigest())
+
+    def _accept(self, part: Path, out: BinaryIO, digest: str) -> None:
+        self.progress.verifying = True
+        try:
+            if self._sha256 is not None and digest != self._sha256.lower():
+                raise DownloadError(
+                    f"{self.file.name} is not what it should be: its SHA-256 is {digest}, and {self._sha256} was "
+                    "expected; it was thrown away, pull again"
+                )
+            self.verify(part)
+        except AirLabError:
+            part.unlink(missing_ok=True)
+            raise
+        os.fsync(out.fileno())
+        part.replace(self.target)
+        with suppress(OSError):  # some file systems of networks cannot flush a folder
+            folder = os.open(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        self._forget()
+
+    # The partial file.
+
+    async def _kept(self, out: BinaryIO, begins: int) -> Any:
+        """The checksum of what is there already; the file, cut to it."""
+        digest = hashlib.sha256()
+        out.truncate(begins)
+        out.seek(0)
+        while piece := out.read(_CHUNK_BYTES):
+            digest.update(piece)
+            await asyncio.sleep(0)  # a cancelled download must not hash on
+        return digest
+
+    def _part(self, answer: httpx2.Response) -> Path:
+        etag = answer.headers.get("etag", "")
+        # A weak one promises no equal bytes: then nothing of it is taken up again.
+        identity = self._sha256 or (
+            f"{self.file.url} {etag}" if etag and not etag.startswith("W/") else os.urandom(8).hex()
+        )
+        short = hashlib.sha256(identity.lower().encode()).hexdigest()[:16]
+        return self.target.with_name(f".{self.target.name}.{short}.part")
+
+    def _found_part(self) -> Path | None:
+        """What came before; with a checksum in hand only the part of that very file."""
+        parts = list(self.target.parent.glob(f".{_literal(self.target.name)}.*.part"))
+        if self._sha256 is not None:
+            short = hashlib.sha256(self._sha256.lower().encode()).hexdigest()[:16]
+            parts = [part for part in parts if part.name.endswith(f".{short}.part")]
+        return max(parts, key=lambda part: part.stat().st_size, default=None)
+
+    def _forget(self) -> None:
+        """Remove what is left of other tries."""
+        for part in self.target.parent.glob(f".{_literal(self.target.name)}.*.part"):
+            part.unlink(missing_ok=True)
+
+    # The way to the server.
+
+    def _asked(self, headers: Mapping[str, str]) -> AbstractAsyncContextManager[httpx2.Response]:
+        return self._followed(self.file.url, headers)
+
+    @asynccontextmanager
+    async def _followed(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[httpx2.Response]:
+        """The answer at the end of at most five redirects, its status already looked at."""
+        import httpx2  # noqa: PLC0415
+
+        first = httpx2.URL(url)
+        await _refuse_plain_http(first)
+        hop = first
+        for _ in range(_REDIRECTS + 1):
+            request = await self._request(first, hop, headers)
+            answer = await self._client.send(request, stream=True)
+            try:
+                if not answer.is_redirect:
+                    _look_at_status(answer, self.file)
+                    yield answer
+                    return
+                if hop.host == first.host:
+                    self._sha256 = self._sha256 or _sha256_in(answer)
+                hop = _next_hop(hop, answer)
+            finally:
+                await answer.aclose()
+        raise DownloadError(f"{url} redirects more than {_REDIRECTS} times; check the address")
+
+    async def _request(self, first: httpx2.URL, hop: httpx2.URL, headers: Mapping[str, str]) -> httpx2.Request:
+        plain = {**headers, "accept-encoding": "identity", "user-agent": "airlab"}
+        if (hop.scheme, hop.host, hop.port) == (first.scheme, first.host, first.port):
+            return self._client.build_request("GET", hop, headers={**plain, **self.file.headers, **headers})
+        # Where a server sends us, no token goes, and nothing inside this network is asked.
+        address = await public_address(hop.host, hop.port or {"https": 443}.get(hop.scheme, 80))
+        pinned = hop.copy_with(host=address)
+        name = hop.netloc.decode("ascii")
+        return self._client.build_request(
+            "GET", pinned, headers={**plain, "host": name}, extensions={"sni_hostname": hop.host}
+        )
+
+    async def _sha256_beside(self) -> str | None:
+        """The checksum that lies beside a plain URL as URL.sha256, where it does."""
+        if urlsplit(self.file.url).query or self.file.size_bytes is not None:
+            return None
+        try:
+            async with self._followed(f"{self.file.url}.sha256", {}) as answer:
+                async for piece in answer.aiter_raw(1024):
+                    match = _SHA256.match(piece.decode("ascii", errors="replace").strip())
+                    return match[0].lower() if match else None
+        except (DownloadError, _AgainError, self._lost()):
+            return None
+        return None
+
+    @staticmethod
+    def _lost() -> type[Exception]:
+        import httpx2  # noqa: PLC0415
+
+        return httpx2.TransportError
+
+
+class _AgainError(Exception):
+    """Not this time; another try can work."""
+
+    def __init__(self, message: str, pause_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause_s = pause_s
+
+
+def _look_at_status(answer: httpx2.Response, file: RemoteFile) -> None:
+    """Let 200, 206 and 416 pass, say what the others mean."""
+    status = answer.status_code
+    if status in {200, 206, 416}:
+        return
+    if status == 429 or status >= 500:
+        after = answer.headers.get("retry-after", "")
+        raise _AgainError(f"the server answered {status}", min(float(after), 60.0) if after.isdigit() else 0.0)
+    meant = {
+        401: "it wants a token: set HF_TOKEN, or check the address",
+        403: "it is not given to us: accept its terms with the account of HF_TOKEN, or check the address",
+        404: "there is no such file",
+        410: "it is gone",
+    }
+    raise DownloadError(f"{file.name}: the server answered {status}; {meant.get(status, 'check the address')}")
+
+
+def _span(answer: httpx2.Response, have: int) -> tuple[int, int]:
+    """Where the body begins in the file, and how long the whole file is."""
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise DownloadError("the server compresses the file although it was asked not to; check the address")
+    if answer.status_code == 206:
+        match = _RANGE.fullmatch(answer.headers.get("content-range", ""))
+        if match is None or int(match[1]) != have:
+            raise DownloadError("the server answers with another part of the file than it was asked for")
+        return have, int(match[2])
+    if answer.status_code == 416:
+        return have, have
+    length = answer.headers.get("content-length", "")
+    if not length.isdigit():
+        raise DownloadError("the server does not say how long the file is, so it is not downloaded")
+    return 0, int(length)
+
+
+def _next_hop(hop: httpx2.URL, answer: httpx2.Response) -> httpx2.URL:
+    import httpx2  # noqa: PLC0415
+
+    try:
+        after = hop.join(answer.headers.get("location", ""))
+    except httpx2.InvalidURL as exc:
+        raise DownloadError(f"{hop.host} redirected the download to something that is no address") from exc
+    allowed = {"https"} if hop.scheme == "https" else {"https", "http"}
+    if after.scheme not in allowed or not after.host or after.userinfo:
+        raise DownloadError(f"the download was redirected to {str(after)[:200]}, where AirLab does not go")
+    return after
+
+
+async def _refuse_plain_http(url: httpx2.URL) -> None:
+    """Without TLS a model could be exchanged on its way: taken from this network's own servers only."""
+    if url.scheme == "https":
+        return
+    found = await addresses_of(url.host, url.port or 80)
+    if not found or any(map(is_public, found)):
+        raise DownloadError(f"{str(url)[:200]} is not encrypted, and its server is not in this network; use https://")
+
+
+def _sha256_in(answer: httpx2.Response) -> str | None:
+    """The checksum that a hub names in the redirect to where it keeps large files."""
+    match = _SHA256.fullmatch(answer.headers.get("x-linked-etag", "").strip('"'))
+    return match[0].lower() if match else None
+
+
+class _locked:  # noqa: N801 # reads as what it does
+    """A partial file, open for us alone, at ``with``. Raises DownloadError where somebody else writes it."""
+
+    def __init__(self, part: Path) -> None:
+        self._part = part
+
+    def __enter__(self) -> BinaryIO:
+        descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        self._file = os.fdopen(descriptor, "r+b", buffering=_CHUNK_BYTES)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            self._file.close()
+            raise DownloadError(f"another AirLab is downloading {self._part}; wait for it") from exc
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _literal(name: str) -> str:
+    """A name in a glob pattern, standing for itself."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def room_for(folder: Path, *, needed_bytes: int, others_bytes: int, reserve_bytes: int, free_bytes: int) -> None:
+    """Raises StorageFullError, with the arithmetic, where so many bytes do not fit beside what others still need."""
+    if needed_bytes + others_bytes + reserve_bytes <= free_bytes:
+        return
+    others = f", other downloads {format_bytes(others_bytes)}" if others_bytes else ""
+    raise StorageFullError(
+        f"the disk of {folder} has {format_bytes(free_bytes)} free; this download needs {format_bytes(needed_bytes)}"
+        f"{others}, and {format_bytes(reserve_bytes)} are kept free. Make room, then pull again"
+    )

@@ -1,0 +1,210 @@
+"""A model that another server runs: two AirLabs on one machine, and AirLab before a bare llama-server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeLab
+from tests.support.service import ADMIN_KEY, BOUND_S, HELLO, KEYS, MODEL_FILE, Lab, Service, events_of, wait_until
+
+
+def near(make_lab: MakeLab, url: str, **environment: str) -> Lab:
+    """An AirLab whose ``big`` is the other's ``small``."""
+    remote = {"url": url, "model": "small"} | ({"key_env": "BIG_KEY"} if environment else {})
+    lab = make_lab("fake", models={"small": {}, "big": {"remote": remote}}, missing=("big",), environment=environment)
+    manifest = json.loads(lab.manifest.read_text())
+    del manifest["models"]["big"]["filename"]
+    manifest["tools"] = {"builtin": ["get_current_time"]}
+    lab.write_manifest(json.dumps(manifest))
+    return lab
+
+
+def model_page(service: Service) -> dict[str, Any]:
+    models = service.http.get("/models").raise_for_status().json()["models"]
+    return next(model for model in models if model["key"] == "big")
+
+
+@pytest.fixture
+def far(make_lab: MakeLab) -> Iterator[Service]:
+    """The other host's AirLab, with keys, on an engine that really generates."""
+    with make_lab("embedded", models={"small": {}}, environment=KEYS).serve(key=ADMIN_KEY) as service:
+        yield service
+
+
+def test_model_of_another_airlab_serves_like_one_of_our_own(make_lab: MakeLab, far: Service) -> None:
+    with near(make_lab, f"{far.url}/v1", BIG_KEY=ADMIN_KEY).serve() as service:
+        service.until_state("big", "ready")
+        page = model_page(service)
+        assert (page["source"], page["exists"], page["loaded"], page["state"]) == ("remote", True, True, "ready")
+
+        answer = service.chat(model="big").raise_for_status().json()
+        assert answer["choices"][0]["message"]["content"]
+        with service.stream(model="big") as stream:
+            events = events_of(stream)
+        assert events[-1] == "[DONE]"
+        wait_until(lambda: service.model("big")["busy"] == 0, "the slot is free again")
+        assert service.http.get("/ps").json()["models"][1]["pid"] is None
+
+
+def test_conversation_goes_on_with_a_model_elsewhere(make_lab: MakeLab, far: Service) -> None:
+    """The same /chat, sessions and switch; what cannot be counted there is estimated."""
+    with near(make_lab, far.url, BIG_KEY=ADMIN_KEY).serve() as service:
+        switched = service.http.post("/model/switch", json={"model_key": "big"}).raise_for_status().json()
+        assert switched["model_key"] == "big"
+        for _ in range(2):
+            body = {"messages": HELLO, "session_id": "s", "max_tokens": 4}
+            answer = service.http.post("/chat", json=body).raise_for_status().json()
+            assert answer["model"] == "big"
+            assert answer["tokens_input"] > 0
+            assert answer["device"] == f"remote ({far.url})"
+        assert service.http.get("/health").json()["status"] == "ok"
+        assert service.model("small")["state"] in {"stopped", "draining", "stopping"}
+
+
+@pytest.mark.parametrize("key", ["wrong", ""])
+def test_key_that_is_refused_or_missing_is_named_by_its_variable(make_lab: MakeLab, far: Service, key: str) -> None:
+    with near(make_lab, far.url, BIG_KEY=key).serve() as service:
+        service.until_state("big", "cooling")
+        answer = service.chat(model="big")
+        assert answer.status_code == 503
+        assert "BIG_KEY" in answer.json()["error"]["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_server_that_comes_later_is_found_by_the_next_request(make_lab: MakeLab) -> None:
+    with near(make_lab, "http://127.0.0.1:9/v1").serve() as service:
+        service.until_state("big", "cooling")
+        assert service.chat(model="big").status_code == 503
+        with bare_server() as server:
+            manifest = json.loads(near_manifest := (service.log_file.with_name("airlab.yaml")).read_text())
+            assert "127.0.0.1:9" in near_manifest
+            manifest["models"]["big"]["remote"]["url"] = server.url
+            service.log_file.with_name("airlab.yaml").write_text(json.dumps(manifest))
+            service.until_state("big", "ready")
+            assert service.chat(model="big").json()["choices"][0]["message"]["content"] == "far"
+            server.up = False
+            wait_until(lambda: service.chat(model="big").status_code in {502, 503}, "its absence is told")
+            server.up = True
+            wait_until(lambda: service.chat(model="big").status_code == 200, "it is used again", bound_s=BOUND_S)
+
+
+def test_server_without_the_model_says_which_it_has(make_lab: MakeLab) -> None:
+    with bare_server(models=("other",)) as server, near(make_lab, server.url).serve() as service:
+        service.until_state("big", "cooling")
+        assert "no model 'small', but other" in service.model("big")["message"]
+
+
+def test_stranger_is_sent_what_openai_has_and_our_key_alone(make_lab: MakeLab) -> None:
+    """Strict servers refuse what llama.cpp adds; and no header of a client is passed on."""
+    with bare_server() as server, near(make_lab, server.url, BIG_KEY="k-1").serve() as service:
+        service.until_state("big", "ready")
+        service.http.post(
+            "/chat", json={"messages": HELLO, "model": "big"}, headers={"x-secret": "1"}
+        ).raise_for_status()
+        headers, body = server.chats[-1]
+        assert set(body) == {"model", "messages", "stream", "stream_options", "temperature", "max_tokens", "top_p"}
+        assert body["model"] == "small"
+        assert headers["authorization"] == "Bearer k-1"
+        assert "x-secret" not in headers
+
+
+def test_tools_of_a_stranger_are_native_even_where_one_is_forced(make_lab: MakeLab) -> None:
+    with bare_server() as server, near(make_lab, server.url).serve() as service:
+        service.until_state("big", "ready")
+        body = {"messages": HELLO, "model": "big", "enable_tools": True, "tool_choice": "get_current_time"}
+        service.http.post("/chat", json=body).raise_for_status()
+        _, sent = server.chats[0]
+        assert sent["tool_choice"] == {"type": "function", "function": {"name": "get_current_time"}}
+        assert sent["tools"]
+
+
+@pytest.mark.llama
+def test_bare_llama_server_is_guided_like_our_own(make_lab: MakeLab) -> None:
+    """It shows its template and takes a grammar, so a small model can be forced to a call."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    options = {"--model": MODEL_FILE, "--alias": "small", "--port": port, "--ctx-size": 2048, "--threads": 1}
+    command = [os.environ["AIRLAB_TEST_LLAMA_SERVER"], *(str(part) for pair in options.items() for part in pair)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            with near(make_lab, f"http://127.0.0.1:{port}/v1").serve() as service:
+                # A first look may come before it listens; the next one is at the next request.
+                wait_until(lambda: service.chat(model="big").status_code == 200, "it serves", bound_s=BOUND_S)
+                body = {"messages": HELLO, "model": "big", "enable_tools": True, "tool_choice": "get_current_time"}
+                answer = service.http.post("/chat", json=body).raise_for_status().json()
+                assert [call["name"] for call in answer["tool_calls"]] == ["get_current_time"]
+        finally:
+            process.terminate()
+
+
+class Stranger(ThreadingHTTPServer):
+    """A server of OpenAI's protocol that is neither AirLab nor llama-server."""
+
+    daemon_threads = True
+
+    def __init__(self, models: tuple[str, ...]) -> None:
+        super().__init__(("127.0.0.1", 0), _Strange)
+        self.models, self.up = models, True
+        self.chats: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Strange(BaseHTTPRequestHandler):
+    server: Stranger
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models" and self.server.up:
+            self._answer(200, {"object": "list", "data": [{"id": name} for name in self.server.models]})
+        else:
+            self._answer(404 if self.server.up else 503, {"error": {"message": "no"}})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if not self.server.up:
+            self._answer(503, {"error": {"message": "no"}})
+            return
+        self.server.chats.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        if not body.get("stream"):
+            self._answer(200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": "far"}}]})
+            return
+        chunk = {"choices": [{"index": 0, "delta": {"content": "far"}, "finish_reason": "stop"}]}
+        usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+        text = "".join(f"data: {json.dumps(event)}\n\n" for event in (chunk, usage)) + "data: [DONE]\n\n"
+        self._send(200, "text/event-stream", text.encode())
+
+    def _answer(self, status: int, content: object) -> None:
+        self._send(status, "application/json", json.dumps(content).encode())
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def bare_server(models: tuple[str, ...] = ("small",)) -> Iterator[Stranger]:
+    server = Stranger(models)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(BOUND_S)
