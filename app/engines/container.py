@@ -140,7 +140,8 @@ def _walled_in(image: Image, user: str, labels: Mapping[str, str]) -> Body:
         "OpenStdin": False,
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
-        "Labels": dict(labels),
+        # Compose lays its own labels on an image that it builds, and would take the container for one of its services.
+        "Labels": {"com.docker.compose.project": "", "com.docker.compose.service": "", **labels},
         "HostConfig": {
             "NetworkMode": "none",
             "IpcMode": "private",

@@ -15,7 +15,7 @@ import pytest
 
 from app.engines import daemon as daemon_module
 from app.engines.base import WeightsId
-from app.engines.container import NOBODY, body_of, differences, spec_digest
+from app.engines.container import NOBODY, body_of, differences, host_path, spec_digest
 from app.engines.docker import DockerEngine, DockerRunning
 from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError
 from app.fleet.upstream import Upstream
@@ -413,3 +413,35 @@ async def test_fault_111_nothing_forbidden_works_inside(folder: Path) -> None:
     assert int(effective, 16) == int(bounding, 16) == 0
     assert (no_new, seccomp) == ("1", "2")
     assert uid != 0
+
+
+async def test_paths_of_our_own_container_are_found_on_the_host(
+    folder: Path, sleeper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service or a launcher in a container names its own paths; the daemon takes those of the host."""
+    with docker_api() as api:
+        binds = [f"{folder}:/config:ro", "/models"]
+        config = api.create_host_config(binds=binds[:1], network_mode="none")
+        ours = api.create_container(sleeper, volumes=binds[1:], host_config=config)["Id"]
+        try:
+            line = f"1 2 0:3 /containers/{ours}/hostname /etc/hostname rw - ext4 /dev/vda rw\n"
+            monkeypatch.setattr(daemon_module, "_mountinfo", lambda: line)
+            async with engine_of(folder) as engine:
+                mounts = await engine.daemon.own_mounts()
+        finally:
+            api.remove_container(ours, force=True, v=True)
+
+    assert host_path(Path("/config/models/a.gguf"), mounts) == f"{folder}/models/a.gguf"
+    assert host_path(Path("/models/a.gguf"), mounts).endswith("/_data/a.gguf")
+    with pytest.raises(EngineError, match="in no mount"):
+        host_path(Path("/elsewhere/a.gguf"), mounts)
+
+
+async def test_container_of_an_image_that_compose_built_is_none_of_its_services(folder: Path, sleeper: str) -> None:
+    """Compose would remove what it takes for an old container of a service."""
+    async with engine_of(folder) as engine:
+        running = await engine.start(launch(run_of(folder, sleeper)))
+        labels = (await engine.daemon.inspect(running.id))["Config"]["Labels"]
+        assert await running.stop(grace_s=5)
+
+    assert labels["com.docker.compose.project"] == labels["com.docker.compose.service"] == ""
