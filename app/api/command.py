@@ -19,6 +19,7 @@ from app.api.auth import Scope
 from app.devices.memory import gpu_memory, memory_words
 from app.errors import AirLabError, BadRequestError
 from app.service import Service
+from app.units import format_bytes
 
 _ON = frozenset({"on", "true", "yes", "1"})
 _OFF = frozenset({"off", "false", "no", "0"})
@@ -112,8 +113,10 @@ def _layer_count(value: str) -> int:
 async def _mem(service: Service, value: str | None) -> Outcome:
     if value is not None:
         raise BadRequestError("mem only shows what is used; to change it, set layers, or edit context_length")
-    pids = [status.pid for status in service.fleet.status().values() if status.pid is not None]
-    words = await memory_words(pids)
+    engines = service.fleet.status().values()
+    words = await memory_words([engine.pid for engine in engines if engine.pid is not None])
+    if contained := [engine.container_bytes for engine in engines if engine.container is not None]:
+        words += f"; containers {format_bytes(sum(contained))}"
     return Outcome(f"{words}; {await gpu_memory()}", words)
 
 

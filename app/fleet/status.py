@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from app.engines.base import Running
 from app.fleet.instance import Instance
 from app.fleet.states import ON_ITS_WAY_OUT, Record, State
 
@@ -23,8 +25,19 @@ class ModelStatus:
     message: str | None
     container: str | None = None
     """The id of its container, where it runs in one."""
+    container_bytes: int = 0
+    """Memory that its container took when it was last looked at; a process is asked by its pid."""
     fallback: str | None = None
     """On what it runs in place of what its profile asks for, because of what; None where it runs as asked."""
+
+
+def _place(running: Running) -> dict[str, Any]:
+    activity = running.activity() if running.container else None
+    return {
+        "container": running.container,
+        "container_bytes": int(activity[-1]) if activity else 0,
+        "fallback": running.fallback_because,
+    }
 
 
 def status_of(instances: Sequence[Instance], record: Record, *, slots: int, waiting: int, now_s: float) -> ModelStatus:
@@ -34,9 +47,8 @@ def status_of(instances: Sequence[Instance], record: Record, *, slots: int, wait
         staying = (i for i in reversed(instances) if i.state not in ON_ITS_WAY_OUT)
         shown = next(staying, instances[-1])
         why = f"leaving: {shown.why}" if shown.why else None
-        running = shown.running
-        where = (running.container, running.fallback_because) if running else (None, None)
-        return ModelStatus(shown.state, shown.since_s, shown.pid, slots, shown.leases, waiting, why, *where)
+        status = ModelStatus(shown.state, shown.since_s, shown.pid, slots, shown.leases, waiting, why)
+        return status if shown.running is None else replace(status, **_place(shown.running))
     if record.failure is not None:
         return ModelStatus(State.FAILED, None, None, slots, 0, waiting, record.failure.message)
     if record.cooling_until_s is not None and record.cooling_until_s > now_s:

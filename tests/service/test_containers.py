@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import signal
 import subprocess
@@ -62,6 +63,8 @@ def test_real_model_streams_out_of_a_container(make_lab: MakeLab) -> None:
             assert (now["state"], now["pid"]) == ("ready", None)
             assert container["Id"].startswith(now["container"])
             assert service.http.get("/health").json()["status"] == "ok"
+            used = service.http.post("/command", json={"command": "mem"}).json()["current_value"]
+            assert re.search(r"; containers [0-9.]+ [KMG]iB", used), used
             assert f"small: ready in container {now['container']}" in lab.run("ps", "--url", service.url).stdout
         assert containers_below(lab.folder) == []
 
