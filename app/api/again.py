@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from app.api.auth import Scope
 from app.api.sessions import key_of
-from app.api.turns import Answered, RetryKey, TurnOptions, answered
+from app.api.turns import Answered, MessageId, RetryKey, TurnOptions, answered
 from app.chat.history import Account
 from app.messages import Message
 from app.store.records import Again
@@ -21,14 +21,14 @@ _NOTHING_NEW = Account((), from_root=False, system_prompt=None)
 class RegenerateRequest(TurnOptions):
     """The body of POST /sessions/{id}/regenerate."""
 
-    message_id: int | None = None
+    message_id: MessageId | None = None
     """The answer, or the user message, that is to be answered once more; the active branch's last without one."""
 
 
 class EditRequest(TurnOptions, kw_only=True):
     """The body of POST /sessions/{id}/edit."""
 
-    message_id: int
+    message_id: MessageId
     """The user message."""
     content: Annotated[str, Meta(max_length=16 * 1024 * 1024)]
     """What is said in its place."""

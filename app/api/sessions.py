@@ -11,7 +11,7 @@ from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, Quer
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app.api.auth import Scope
-from app.api.turns import MaxTokens, RepeatPenalty, SessionId, SystemPrompt, Temperature, TopK, TopP
+from app.api.turns import MaxTokens, MessageId, RepeatPenalty, SessionId, SystemPrompt, Temperature, TopK, TopP
 from app.errors import PreconditionFailedError, SessionNotFoundError
 from app.service import Service
 from app.store.catalog import Change
@@ -52,7 +52,7 @@ class NewSession(SessionFields):
 class ForkRequest(Struct, forbid_unknown_fields=True):
     """The body of POST /sessions/{id}/fork."""
 
-    message_id: int | None = None
+    message_id: MessageId | None = None
     """The answer up to which is copied; the active branch's last without one."""
     session_id: SessionId | None = None
     """The new session's; made up without one."""
@@ -61,7 +61,7 @@ class ForkRequest(Struct, forbid_unknown_fields=True):
 class SwitchRequest(Struct, forbid_unknown_fields=True):
     """The body of POST /sessions/{id}/switch."""
 
-    message_id: int
+    message_id: MessageId
 
 
 @get("/sessions", opt={"scope": Scope.USE})

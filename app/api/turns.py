@@ -40,6 +40,7 @@ RetryKey = Annotated[
     ),
 ]
 SessionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
+MessageId = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 SystemPrompt = Annotated[str, Meta(max_length=1_048_576)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 MaxTokens = Annotated[int, Meta(ge=1, le=1_048_576)]

@@ -54,7 +54,18 @@ def test_sessions_are_listed_last_used_first_named_by_themselves_and_paged(fake:
 
 
 @pytest.mark.parametrize(
-    "query", [{"limit": 0}, {"limit": 201}, {"cursor": "x"}, {"q": "a", "cursor": "1.2"}, {"q": "a" * 201}]
+    "query",
+    [
+        {"limit": 0},
+        {"limit": 201},
+        {"cursor": "x"},
+        {"cursor": "1" * 20 + ".1"},
+        {"cursor": "\uff11.1"},
+        {"q": "a", "cursor": "1.2"},
+        {"q": "a", "cursor": "1" * 20},
+        {"q": "a" * 201},
+        {"view": "all", "pinned": "maybe"},
+    ],
 )
 def test_a_query_that_cannot_be_meant_is_refused(fake: Service, query: dict[str, Any]) -> None:
     assert fake.http.get("/sessions", params=query).status_code == 400
@@ -180,6 +191,8 @@ def test_places_that_are_not_there_are_refused_and_leave_nothing(lab: Lab) -> No
             ("s/edit", {"message_id": answer["message_id"], "content": "x"}),
             ("s/edit", {"message_id": 1, "content": "x"}),  # of another session
             ("s/regenerate", {"message_id": 999}),
+            ("s/regenerate", {"message_id": 2**70}),
+            ("s/regenerate", {"message_id": 999, "stream": True}),
             ("s/switch", {"message_id": 1}),
             ("s/fork", {"message_id": answer["user_message_id"]}),
             ("s/resume", {}),
