@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from app.api.auth import Scope
 from app.api.sessions import key_of
-from app.api.turns import Answered, TurnOptions, answered
+from app.api.turns import Answered, MessageId, RetryKey, TurnOptions, answered
 from app.chat.history import Account
 from app.messages import Message
 from app.store.records import Again
@@ -21,14 +21,14 @@ _NOTHING_NEW = Account((), from_root=False, system_prompt=None)
 class RegenerateRequest(TurnOptions):
     """The body of POST /sessions/{id}/regenerate."""
 
-    message_id: int | None = None
+    message_id: MessageId | None = None
     """The answer, or the user message, that is to be answered once more; the active branch's last without one."""
 
 
 class EditRequest(TurnOptions, kw_only=True):
     """The body of POST /sessions/{id}/edit."""
 
-    message_id: int
+    message_id: MessageId
     """The user message."""
     content: Annotated[str, Meta(max_length=16 * 1024 * 1024)]
     """What is said in its place."""
@@ -36,24 +36,39 @@ class EditRequest(TurnOptions, kw_only=True):
 
 @post("/sessions/{session_id:str}/regenerate", opt={"scope": Scope.USE}, status_code=200)
 async def regenerate(
-    request: Request[Any, Any, Any], session_id: FromPath[str], data: JSONBody[RegenerateRequest]
+    request: Request[Any, Any, Any],
+    session_id: FromPath[str],
+    data: JSONBody[RegenerateRequest],
+    retry_key: RetryKey = None,
 ) -> Answered:
     """Answer a user message once more, on a branch of its own that becomes the active one."""
     again = Again("regenerate", data.message_id)
-    return await answered(request, data, key_of(request, session_id), _NOTHING_NEW, again)
+    return await answered(request, data, key_of(request, session_id), _NOTHING_NEW, retry_key=retry_key, again=again)
 
 
 @post("/sessions/{session_id:str}/edit", opt={"scope": Scope.USE}, status_code=200)
-async def edit(request: Request[Any, Any, Any], session_id: FromPath[str], data: JSONBody[EditRequest]) -> Answered:
+async def edit(
+    request: Request[Any, Any, Any],
+    session_id: FromPath[str],
+    data: JSONBody[EditRequest],
+    retry_key: RetryKey = None,
+) -> Answered:
     """Say something else in place of a user message, on a branch of its own, and have it answered."""
     said = Account((Message("user", data.content),), from_root=False, system_prompt=None)
-    return await answered(request, data, key_of(request, session_id), said, Again("edit", data.message_id))
+    again = Again("edit", data.message_id)
+    return await answered(request, data, key_of(request, session_id), said, retry_key=retry_key, again=again)
 
 
 @post("/sessions/{session_id:str}/resume", opt={"scope": Scope.USE}, status_code=200)
-async def resume(request: Request[Any, Any, Any], session_id: FromPath[str], data: JSONBody[TurnOptions]) -> Answered:
+async def resume(
+    request: Request[Any, Any, Any],
+    session_id: FromPath[str],
+    data: JSONBody[TurnOptions],
+    retry_key: RetryKey = None,
+) -> Answered:
     """Go on with the session's last turn where it was cut: whole rounds of tools stay, the model is asked from there.
 
     What the body leaves out is as that turn was asked with.
     """
-    return await answered(request, data, key_of(request, session_id), _NOTHING_NEW, Again("resume"))
+    key = key_of(request, session_id)
+    return await answered(request, data, key, _NOTHING_NEW, retry_key=retry_key, again=Again("resume"))

@@ -9,7 +9,7 @@ from litestar.params import JSONBody
 from msgspec import Meta, Struct
 
 from app.api.auth import Scope
-from app.api.turns import Answered, SessionId, TurnOptions, answered
+from app.api.turns import Answered, RetryKey, SessionId, TurnOptions, answered
 from app.chat.history import read_account
 from app.messages import Message, ToolCall
 from app.store.records import SessionKey
@@ -45,14 +45,14 @@ class ChatRequest(TurnOptions, kw_only=True):
 
 
 @post("/chat", opt={"scope": Scope.USE}, status_code=200)
-async def chat(request: Request[Any, Any, Any], data: JSONBody[ChatRequest]) -> Answered:
+async def chat(request: Request[Any, Any, Any], data: JSONBody[ChatRequest], retry_key: RetryKey = None) -> Answered:
     """Say something in a session; the answer as JSON, or with ``stream`` as server-sent events.
 
     With an ``Idempotency-Key`` a retry is no second turn: it joins the one that runs, or is answered as before.
     """
     account = read_account([Message(said.role, said.text, _replayed(said)) for said in data.messages])
     key = SessionKey(request.scope["state"]["actor"].name, data.session_id or "default")
-    return await answered(request, data, key, account)
+    return await answered(request, data, key, account, retry_key=retry_key)
 
 
 def _replayed(said: Said) -> tuple[ToolCall, ...]:

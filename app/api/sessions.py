@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app.api.auth import Scope
-from app.api.turns import MaxTokens, RepeatPenalty, SessionId, SystemPrompt, Temperature, TopK, TopP
+from app.api.turns import MaxTokens, MessageId, RepeatPenalty, SessionId, SystemPrompt, Temperature, TopK, TopP
 from app.errors import PreconditionFailedError, SessionNotFoundError
 from app.service import Service
 from app.store.catalog import Change
@@ -22,6 +22,9 @@ SLASH = "\x1f"
 
 Answered = Response[dict[str, Any]]
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+IfMatch = Annotated[
+    str | None, HeaderParameter(name="If-Match", description="The ETag that was seen; 412 where it is another by now.")
+]
 SessionName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
@@ -49,7 +52,7 @@ class NewSession(SessionFields):
 class ForkRequest(Struct, forbid_unknown_fields=True):
     """The body of POST /sessions/{id}/fork."""
 
-    message_id: int | None = None
+    message_id: MessageId | None = None
     """The answer up to which is copied; the active branch's last without one."""
     session_id: SessionId | None = None
     """The new session's; made up without one."""
@@ -58,7 +61,7 @@ class ForkRequest(Struct, forbid_unknown_fields=True):
 class SwitchRequest(Struct, forbid_unknown_fields=True):
     """The body of POST /sessions/{id}/switch."""
 
-    message_id: int
+    message_id: MessageId
 
 
 @get("/sessions", opt={"scope": Scope.USE})
@@ -106,20 +109,25 @@ async def session(
 
 @patch("/sessions/{session_id:str}", opt={"scope": Scope.USE}, status_code=200)
 async def change_session(
-    request: Request[Any, Any, Any], session_id: FromPath[str], data: JSONBody[SessionFields]
+    request: Request[Any, Any, Any],
+    session_id: FromPath[str],
+    data: JSONBody[SessionFields],
+    if_match: IfMatch = None,
 ) -> Answered:
     """Set name, pin, model, system prompt, tools and generation settings; with ``If-Match`` only of that version."""
     service = _service(request)
     change = _change(service, data)
-    return _answer(await service.catalog.change(key_of(request, session_id), change, version=_version(request)))
+    return _answer(await service.catalog.change(key_of(request, session_id), change, version=_version(if_match)))
 
 
 @delete("/sessions/{session_id:str}", opt={"scope": Scope.USE}, status_code=200)
-async def remove_session(request: Request[Any, Any, Any], session_id: FromPath[str]) -> dict[str, Any]:
+async def remove_session(
+    request: Request[Any, Any, Any], session_id: FromPath[str], if_match: IfMatch = None
+) -> dict[str, Any]:
     """Remove a session with all that was said in it; 409 while a turn of it runs."""
     service, key = _service(request), key_of(request, session_id)
     async with service.chat.undisturbed(key):
-        await service.catalog.remove(key, version=_version(request))
+        await service.catalog.remove(key, version=_version(if_match))
     return {"status": "success", "session_id": key.name}
 
 
@@ -133,20 +141,23 @@ async def fork(request: Request[Any, Any, Any], session_id: FromPath[str], data:
 
 @post("/sessions/{session_id:str}/switch", opt={"scope": Scope.USE}, status_code=200)
 async def switch_branch(
-    request: Request[Any, Any, Any], session_id: FromPath[str], data: JSONBody[SwitchRequest]
+    request: Request[Any, Any, Any],
+    session_id: FromPath[str],
+    data: JSONBody[SwitchRequest],
+    if_match: IfMatch = None,
 ) -> Answered:
     """Make the newest branch through a message the active one; 409 while a turn of the session runs."""
     service, key = _service(request), key_of(request, session_id)
     async with service.chat.undisturbed(key):
-        return _viewed(await service.branches.switch(key, data.message_id, version=_version(request)))
+        return _viewed(await service.branches.switch(key, data.message_id, version=_version(if_match)))
 
 
 @post("/sessions/{session_id:str}/undo", opt={"scope": Scope.USE}, status_code=200)
-async def undo(request: Request[Any, Any, Any], session_id: FromPath[str]) -> Answered:
+async def undo(request: Request[Any, Any, Any], session_id: FromPath[str], if_match: IfMatch = None) -> Answered:
     """Take the last user message, with what answered it, off the active branch; it stays stored."""
     service, key = _service(request), key_of(request, session_id)
     async with service.chat.undisturbed(key):
-        undone = await service.branches.undo(key, version=_version(request))
+        undone = await service.branches.undo(key, version=_version(if_match))
     return _viewed(undone.view, undone={"message_id": undone.message_id, "content": undone.content})
 
 
@@ -196,14 +207,15 @@ def _change(service: Service, data: SessionFields) -> Change:
     return Change(title=name, forget_title=data.name is None, pinned=pinned, settings=fields)
 
 
-def _version(request: Request[Any, Any, Any]) -> int | None:
-    """The version that must be there, where the caller names one in ``If-Match``; ``*`` is any."""
-    value = request.headers.get("if-match")
-    if value in (None, "*"):
+def _version(if_match: str | None) -> int | None:
+    """The version that must be there, where the caller names one; ``*`` is any."""
+    if if_match is None or if_match == "*":
         return None
-    bare = value.removeprefix("W/").strip('"')
+    bare = if_match.removeprefix("W/").strip('"')
     if not (bare.isascii() and bare.isdigit() and len(bare) < 19):
-        raise PreconditionFailedError(f"If-Match must be the ETag of an answer about this session, not {value[:64]!r}")
+        raise PreconditionFailedError(
+            f"If-Match must be the ETag of an answer about this session, not {if_match[:64]!r}"
+        )
     return int(bare)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response
+from litestar.params import HeaderParameter
 from litestar.response import Stream
 from msgspec import Meta, Struct
 
@@ -32,7 +33,14 @@ _PING_S = 15.0
 """A stream that is silent for longer is closed by some proxies."""
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
+RetryKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key", description="1 to 255 visible ASCII characters; a retry under it is no second turn."
+    ),
+]
 SessionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
+MessageId = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 SystemPrompt = Annotated[str, Meta(max_length=1_048_576)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 MaxTokens = Annotated[int, Meta(ge=1, le=1_048_576)]
@@ -62,15 +70,22 @@ Answered = Response[dict[str, Any]] | Stream
 
 
 async def answered(
-    request: Request[Any, Any, Any], data: TurnOptions, key: SessionKey, account: Account, again: Again | None = None
+    request: Request[Any, Any, Any],
+    data: TurnOptions,
+    key: SessionKey,
+    account: Account,
+    *,
+    retry_key: str | None,
+    again: Again | None = None,
 ) -> Answered:
     """Run a turn and answer with it.
 
     Args:
-        request: May carry an Idempotency-Key.
+        request: Names the route.
         data: The body.
         key: The session, which need not be there.
         account: What was said.
+        retry_key: The Idempotency-Key.
         again: Where in the stored tree the turn begins anew, if not at the end of the active branch.
 
     Raises:
@@ -78,7 +93,7 @@ async def answered(
     """
     service: Service = request.app.state.owner.service
     service.refuse_if_stopping()
-    once = _once(request, data, key.owner)
+    once = None if retry_key is None else _once(request.url.path, data, key, retry_key)
     # Whether a retry fits its key comes first: its answer may have moved what it speaks of.
     is_retry = once is not None and await service.chat.is_answered(once)
     if again is not None and not is_retry:
@@ -137,18 +152,15 @@ def _with_prompt(asked: SessionSettings, system_prompt: str) -> SessionSettings:
     return SessionSettings(system_prompt=system_prompt).over(asked)
 
 
-def _once(request: Request[Any, Any, Any], data: TurnOptions, owner: str) -> Once | None:
-    """The request's Idempotency-Key, with what it stands for: route and body, streamed or not."""
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
+def _once(path: str, data: TurnOptions, key: SessionKey, retry_key: str) -> Once:
+    """A request's Idempotency-Key, with what it stands for: route and body, streamed or not."""
+    if not _IDEMPOTENCY_KEY.fullmatch(retry_key):
         raise BadRequestError(
             "Idempotency-Key must be 1 to 255 visible ASCII characters, such as a UUID", param="Idempotency-Key"
         )
     asked = msgspec.structs.replace(data, stream=False)
-    body = msgspec.json.encode([request.url.path, msgspec.to_builtins(asked)], order="deterministic")
-    return Once(owner, key, hashlib.sha256(body).digest())
+    body = msgspec.json.encode([path, msgspec.to_builtins(asked)], order="deterministic")
+    return Once(key.owner, retry_key, hashlib.sha256(body).digest())
 
 
 def _tool_choice(snapshot: Snapshot, data: TurnOptions, *, enable_tools: bool) -> Choice:

@@ -6,9 +6,10 @@ Every event has a name on the wire (``event``), which stays as it is: clients co
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any, ClassVar, Literal
 
-from msgspec import DecodeError, Struct, convert, json, structs, to_builtins
+from msgspec import DecodeError, Struct, convert, json, to_builtins
 
 FinishReason = Literal["stop", "length", "tool_limit", "reset"]
 
@@ -166,12 +167,12 @@ _REPLAYED = {kind.event: kind for kind in (TurnOpened, Token, Reasoning, ToolSta
 def kept(events: Iterable[TurnEvent], done: TurnDone) -> str:
     """A turn as JSON, for who asks again: pieces of text joined, what was waited for left out."""
     told: list[TurnEvent] = []
-    for event in events:
-        before = told[-1] if told else None
-        if isinstance(event, Token | Reasoning) and type(event) is type(before):
-            told[-1] = structs.replace(event, text=before.text + event.text)
-        elif event.event in _REPLAYED:
-            told.append(event)
+    for kind, alike in groupby((event for event in events if event.event in _REPLAYED), key=type):
+        if kind in {Token, Reasoning}:
+            pieces = [piece.text for piece in alike if isinstance(piece, Token | Reasoning)]
+            told.append(kind(text="".join(pieces)))
+        else:
+            told.extend(alike)
     return json.encode([[event.event, event] for event in (*told, done)]).decode()
 
 

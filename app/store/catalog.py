@@ -7,6 +7,7 @@ of nothing else.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -200,10 +201,10 @@ def _page(
 
 
 def _read_cursor(cursor: str) -> tuple[int, int]:
-    updated_ms, _, row = cursor.partition(".")
-    if not (updated_ms.isascii() and updated_ms.isdigit() and row.isascii() and row.isdigit() and len(cursor) < 36):
+    read = re.fullmatch(r"([0-9]{1,18})\.([0-9]{1,18})", cursor)
+    if read is None:
         raise BadRequestError("cursor must be a `next_cursor` of an answer before", param="cursor")
-    return int(updated_ms), int(row)
+    return int(read[1]), int(read[2])
 
 
 def _changed(connection: sqlite3.Connection, key: SessionKey, change: Change, version: int | None) -> SessionInfo:

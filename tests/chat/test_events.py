@@ -86,3 +86,30 @@ def test_events_keep_their_names_on_the_wire() -> None:
         "Notice": "notice",
         "TurnDone": "done",
     }
+
+
+def test_a_turn_that_was_kept_is_told_again_the_same() -> None:
+    ended = events.ToolEnded(
+        id="c", name="t", arguments="{}", status="ok", result="1", verdict="v", duration_s=0.5, ran=True
+    )
+    cut = events.HistoryCut(messages=1, tokens=2, shortened=0, budget_tokens=3, first_kept=4)
+    told = [
+        events.Waiting(model="m", state="starting", ahead=0),
+        events.TurnOpened(session_id="s", turn=1, model="m", user_message_id=7),
+        cut,
+        *(events.Reasoning(text=piece) for piece in "ab"),
+        *(events.Token(text=piece) for piece in "cd"),
+        events.ToolStarted(id="c", name="t", arguments="{}"),
+        ended,
+        events.Notice(message="n"),
+        *(events.Token(text=piece) for piece in "ef"),
+    ]
+    done = events.TurnDone(session_id="s", model="m", device="CPU", finish_reason="stop", tokens_total=9)
+
+    again = events.replayed(events.kept(told, done), message_id=8)
+
+    assert [event.text for event in again if isinstance(event, events.Token)] == ["cd", "ef"]
+    assert events.fold(again) == {**events.fold([*told, done]), "message_id": 8, "replayed": True}
+    assert [type(event) for event in again] == [
+        type(event) for event in told if event not in (told[0], told[4], told[6], told[-1])
+    ] + [events.TurnDone]

@@ -81,6 +81,37 @@ def test_a_retry_joins_the_turn_that_runs(lab: Lab) -> None:
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
 
 
+def test_a_turn_goes_on_for_the_retry_when_the_first_client_leaves(lab: Lab) -> None:
+    gate = lab.folder / "gate"
+    lab.fault("small", token_gate_file=str(gate))
+    body = {"messages": [user("hi")], "session_id": "s", "max_tokens": 32, "stream": True}
+    key = {"idempotency-key": "k"}
+    with lab.serve() as service:
+        with service.http.stream("POST", "/chat", json=body, headers=key) as second:
+            with service.http.stream("POST", "/chat", json=body, headers=key) as first:
+                for events in (events_of(first), heard := events_of(second)):
+                    assert next(data["turn"] for name, data in events if name == "turn") == 1
+            gate.touch()
+            assert [name for name, _ in heard][-1] == "done"
+        turns = session(service)["turns"]
+
+    assert [turn["status"] for turn in turns] == ["done"]
+    require_sound_store(lab)
+
+
+def test_a_turn_ends_when_nobody_listens_any_more(lab: Lab) -> None:
+    lab.fault("small", token_gate_file=str(lab.folder / "never"))
+    body = {"messages": [user("hi")], "session_id": "s", "max_tokens": 32, "stream": True}
+    with lab.serve() as service:
+        for _ in range(2):
+            with service.http.stream("POST", "/chat", json=body, headers={"idempotency-key": "k"}) as answer:
+                next(data for name, data in events_of(answer) if name == "token")
+        wait_until(lambda: not service.model()["busy"], "the engine is free")
+        statuses = [turn["status"] for turn in session(service)["turns"]]
+
+    assert statuses == ["cancelled", "cancelled"]
+
+
 def test_a_key_stands_for_one_request(lab: Lab) -> None:
     with lab.serve() as service:
         answer = ask(service, "k").json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,7 +54,18 @@ def test_sessions_are_listed_last_used_first_named_by_themselves_and_paged(fake:
 
 
 @pytest.mark.parametrize(
-    "query", [{"limit": 0}, {"limit": 201}, {"cursor": "x"}, {"q": "a", "cursor": "1.2"}, {"q": "a" * 201}]
+    "query",
+    [
+        {"limit": 0},
+        {"limit": 201},
+        {"cursor": "x"},
+        {"cursor": "1" * 20 + ".1"},
+        {"cursor": "\uff11.1"},
+        {"q": "a", "cursor": "1.2"},
+        {"q": "a", "cursor": "1" * 20},
+        {"q": "a" * 201},
+        {"view": "all", "pinned": "maybe"},
+    ],
 )
 def test_a_query_that_cannot_be_meant_is_refused(fake: Service, query: dict[str, Any]) -> None:
     assert fake.http.get("/sessions", params=query).status_code == 400
@@ -179,6 +191,8 @@ def test_places_that_are_not_there_are_refused_and_leave_nothing(lab: Lab) -> No
             ("s/edit", {"message_id": answer["message_id"], "content": "x"}),
             ("s/edit", {"message_id": 1, "content": "x"}),  # of another session
             ("s/regenerate", {"message_id": 999}),
+            ("s/regenerate", {"message_id": 2**70}),
+            ("s/regenerate", {"message_id": 999, "stream": True}),
             ("s/switch", {"message_id": 1}),
             ("s/fork", {"message_id": answer["user_message_id"]}),
             ("s/resume", {}),
@@ -284,3 +298,41 @@ def test_what_was_cut_from_the_prompt_is_told_and_kept(make_lab: MakeLab) -> Non
     assert view["turns"][-1]["detail"]["cut"] == cut
     kept = [message for message in view["messages"] if message["id"] >= cut["first_kept"]][:-1]
     assert [message["content"] for message in shown if message["role"] != "system"] == [m["content"] for m in kept]
+
+
+def test_every_route_is_described_with_its_headers(fake: Service) -> None:
+    """What clients are generated from."""
+    paths = fake.http.get("/schema/openapi.json").json()["paths"]
+    told = {
+        (method, path.removeprefix("/sessions/{session_id}")): [
+            parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "header"
+        ]
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if operation.get("description")
+    }
+
+    for route in (("post", "/chat"), ("post", "/regenerate"), ("post", "/edit"), ("post", "/resume")):
+        assert told[route] == ["Idempotency-Key"]
+    for route in (("patch", ""), ("delete", ""), ("post", "/switch"), ("post", "/undo")):
+        assert told[route] == ["If-Match"]
+    assert {("get", "/sessions"), ("post", "/sessions"), ("get", ""), ("post", "/fork"), ("get", "/export")} <= set(
+        told
+    )
+
+
+def test_branches_of_a_real_model_go_from_question_to_training_data(served: Service) -> None:
+    """The owner's loop: chat, say it better, answer once more, export."""
+    asked: dict[str, Any] = {"session_id": "loop", "max_tokens": 12, "temperature": 0}
+    first = said(served, "Name a colour.", **asked)
+    edited = post(served, "loop/edit", message_id=first["user_message_id"], content="Name a fruit.", max_tokens=12)
+    again = post(served, "loop/regenerate", max_tokens=12, temperature=1.5)
+    told = served.http.get("/sessions/loop/export", params={"branches": "all"}).text
+
+    assert all(answer["tokens_generated"] > 0 for answer in (first, edited, again))
+    assert [[message["content"] for message in json.loads(line)["messages"]] for line in told.splitlines()] == [
+        ["Name a colour.", first["response"]],
+        ["Name a fruit.", edited["response"]],
+        ["Name a fruit.", again["response"]],
+    ]
+    served.http.delete("/sessions/loop").raise_for_status()
