@@ -11,21 +11,25 @@ from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath
 
 from app.api.auth import Scope
+from app.engines.base import WeightsId
 from app.errors import DownloadNotFoundError
 from app.service import Service
 from app.weights.downloads import Job
+from app.weights.transfer import Progress
 
 Answered = Response[dict[str, Any]]
 
 
 @post("/models/{name:str}/pull", opt={"scope": Scope.ADMIN}, status_code=202)
 async def pull(request: Request[Any, Any, Any], name: FromPath[str]) -> Answered:
-    """Download a model's files, or go on with it; what is on disk already is not downloaded again."""
+    """Download a model's files, or go on with it; 200 where they are on disk already, whoever put them there."""
     service: Service = request.app.state.owner.service
     service.refuse_if_stopping()
     key = service.live.current.key_of(name)
-    section = service.live.current.models[key].section
-    job = service.downloads.start(key, section, actor=request.scope["state"]["actor"].name)
+    spec = service.live.current.models[key]
+    if spec.run.weights is not None and spec.problem is None:
+        return Response(_there(key, spec.run.weights), status_code=200)
+    job = service.downloads.start(key, spec.section, actor=request.scope["state"]["actor"].name)
     return Response(_told(key, job), status_code=202)
 
 
@@ -63,3 +67,9 @@ def _key(service: Service, name: str) -> str:
 
 def _told(key: str, job: Job) -> dict[str, Any]:
     return {"model_key": key, **job.told()}
+
+
+def _there(key: str, weights: WeightsId) -> dict[str, Any]:
+    """As a job that had nothing to do."""
+    job = Job(source="", keys={key}, outcome="done", files=((weights.path, Progress(weights.size_bytes)),))
+    return _told(key, job) | {"source": None, "total_bytes": weights.size_bytes}

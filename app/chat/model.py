@@ -195,7 +195,7 @@ class Call:
             body |= {"tools": toolmode.native_tools(self.tools), "parallel_tool_calls": True}
         async with await self.lease.upstream.send("/v1/chat/completions", msgspec.json.encode(body)) as answer:
             if answer.status != 200:
-                raise refusal(answer.status, await answer.read())
+                raise refusal(answer.status, await answer.read(), server=self.lease.upstream.server)
             async for piece in self.generated.read(answer.chunks()):
                 yield piece
         self.usage.add(

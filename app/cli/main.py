@@ -83,6 +83,7 @@ def _parser(first: list[str]) -> argparse.ArgumentParser:
         ("tools", "edits", "list tools, and choose which are offered"),
         ("sessions", "sessions", "list, search, show, rename and remove conversations"),
         ("export", "sessions", "write conversations as training data, JSON, Markdown or text"),
+        ("bench", "bench", "measure how fast models answer, and compare runs"),
     ):
         group = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if first == [name]:  # what it takes stands in its own file, which the others need not load

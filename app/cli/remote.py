@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from app.cli.main import DONE
+from app.devices.ask import printable
 from app.errors import AirLabError
 from app.manifest.load import read_manifest
 from app.settings import Settings, read_settings
@@ -32,7 +33,7 @@ def ps(options: argparse.Namespace) -> int:
             if row["pid"] or row["container"]
             else ""
         )
-        message = f" ({row['message']})" if row["message"] else ""
+        message = f" ({printable(row['message'])})" if row["message"] else ""
         where = f" in container {row['container']}" if row["container"] else ""
         print(f"{mark} {row['key']}: {row['state']}{where}{since}{busy}{message}")
     return DONE

@@ -72,7 +72,9 @@ class RemoteUpstream(Upstream):
         names = [str(entry.get("id")) for entry in entries if isinstance(entry, dict)] if entries else []
         aliases = [alias for entry in entries or () if isinstance(entry, dict) for alias in entry.get("aliases") or ()]
         if names and model not in {*names, *aliases}:
-            raise UpstreamError(f"it has no model {model!r}, but {', '.join(names[:20])}")
+            # Its words: they end up on terminals.
+            shown = ", ".join(name[:100] if name.isprintable() else repr(name)[:100] for name in names[:20])
+            raise UpstreamError(f"it has no model {model!r}, but {shown}")
         self.is_llama_server = await self._has_props()
 
     async def _has_props(self) -> bool:

@@ -133,7 +133,7 @@ class Upstream:
         async with await self.send(path, None if payload is None else msgspec.json.encode(payload)) as answer:
             data = await answer.read()
             if answer.status >= 400:
-                raise refusal(answer.status, data)
+                raise refusal(answer.status, data, server=self.server)
             try:
                 return msgspec.json.decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -231,7 +231,7 @@ _CLIENTS_FAULT = re.compile(r"input is not supported|cannot use both|parse gramm
 """Words of 500s that the request itself brings about."""
 
 
-def refusal(status: int, body: bytes) -> AirLabError:
+def refusal(status: int, body: bytes, *, server: str = Upstream.server) -> AirLabError:
     """llama-server's own error as one of ours: its 4xx is the client's fault, and so are some of its 500s.
 
     Its ``code`` is a number where OpenAI's is a string, and some of its texts are pages long.
@@ -252,5 +252,5 @@ def refusal(status: int, body: bytes) -> AirLabError:
         limits = "a model of `kind: [embedding]` alone takes its whole context, one that chats too 1024 tokens"
         return BadRequestError(f"{text} is longer than this model embeds at once; {limits}", param="input")
     if 400 <= status < 500 or _CLIENTS_FAULT.search(message):
-        return BadRequestError(f"llama-server refused the request: {message}")
-    return EngineAnsweredError(f"llama-server answered {status}: {message}")
+        return BadRequestError(f"{server} refused the request: {message}")
+    return EngineAnsweredError(f"{server} answered {status}: {message}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from app.errors import AirLabError, DownloadError, DownloadNotFoundError
+from app.errors import AirLabError, BadRequestError, DownloadError, DownloadNotFoundError
 from app.journal import Fact, Journal, Trouble
 from app.manifest.schema import ModelSection
 from app.settings import Settings
@@ -94,7 +95,7 @@ class DownloadFailed(Trouble):
 
 @dataclass(slots=True)
 class Job:
-    """One download. ``Downloads`` writes it; from its thread no more than ``phase``, ``files`` and ``sizes``."""
+    """One download. ``Downloads`` writes it; from its thread no more than ``phase`` and ``files``."""
 
     source: str
     keys: set[str]
@@ -104,8 +105,7 @@ class Job:
     error: AirLabError | None = None
     begun_s: float = field(default_factory=time.monotonic)
     files: tuple[tuple[Path, Progress], ...] = ()
-    sizes: tuple[int | None, ...] = ()
-    """Of the files, as their source tells them, in bytes."""
+    """Where they go, and how far each is."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
@@ -118,6 +118,8 @@ class Job:
     @property
     def state(self) -> Phase | Outcome:
         """How it ended, or what it does."""
+        if self.outcome is None and any(progress.verifying for _, progress in self.files):
+            return "verifying"
         return self.outcome or self.phase
 
     @property
@@ -133,7 +135,7 @@ class Job:
     @property
     def total_bytes(self) -> int | None:
         """What its files take together; None while that is not known."""
-        totals = [progress.total_bytes or size for (_, progress), size in zip(self.files, self.sizes, strict=True)]
+        totals = [progress.total_bytes for _, progress in self.files]
         return sum(total for total in totals if total is not None) if totals and None not in totals else None
 
     @property
@@ -204,16 +206,19 @@ class Downloads:
         self._jobs: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads: ThreadPoolExecutor | None = None
+        self._taking = threading.Lock()
 
     def start(self, key: str, section: ModelSection, *, actor: str = "local") -> Job:
         """The job that brings this model: the one that goes on already, or a new one.
 
         Raises:
-            DownloadError: The manifest names no source, or another job writes the same file.
+            BadRequestError: The manifest names no source.
         """
         source = section.hf_repo or section.download_url
         if source is None:
-            raise DownloadError(f"{key} says nowhere where it can be downloaded; give it an hf_repo or a download_url")
+            raise BadRequestError(
+                f"{key} says nowhere where it can be downloaded; give it an hf_repo or a download_url"
+            )
         # A name in the manifest is part of it: the same source under two names is two files.
         identity = f"{source} {section.filename or ''}"
         before = self._jobs.get(identity)
@@ -291,18 +296,15 @@ class Downloads:
         job.phase = "resolving"
         files = self._files(section)
         places = [self._models_dir / place for place in targets(section, tuple(file.name for file in files))]
-        self._refuse_shared(job, places)
-        job.sizes = tuple(file.size_bytes for file in files)
-        job.files = tuple((place, Progress()) for place in places)
+        self._take(job, places, files)
         job.phase = "downloading"
         for number, (file, (place, progress)) in enumerate(zip(files, job.files, strict=True)):
-            if _is_there(place, file):
+            verify = partial(_verify, is_first=number == 0)
+            if _is_whole(place, verify):
                 progress.done_bytes = progress.total_bytes = place.stat().st_size
                 continue
-            verify = partial(self._verify, job, is_first=number == 0)
             make_room = partial(self._make_room, job)
             await Transfer(file, place, verify, make_room, self._patience, progress).run()
-            job.phase = "downloading"
 
     def _files(self, section: ModelSection) -> tuple[RemoteFile, ...]:
         if section.hf_repo:
@@ -315,22 +317,16 @@ class Downloads:
             raise DownloadError("HF_HUB_OFFLINE is set, so nothing is downloaded; unset it")
         return (RemoteFile(name.rpartition("/")[2], url, sha256=section.sha256),)
 
-    def _refuse_shared(self, job: Job, places: list[Path]) -> None:
-        """Two jobs must not write one file."""
-        for other in tuple(self._jobs.values()):
-            taken = {place for place, _ in other.files} if other is not job and other.is_active else set()
-            if both := taken.intersection(places):
-                raise DownloadError(f"the download of {other.model} writes {min(both).name} already; wait for its end")
-
-    def _verify(self, job: Job, part: Path, *, is_first: bool) -> None:
-        job.phase = "verifying"
-        if is_first:
-            read_header(part)
-            return
-        # What a later part says of itself is not what a model says.
-        with part.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise DownloadError(f"{part.name} is no GGUF file, and was thrown away")
+    def _take(self, job: Job, places: Sequence[Path], files: Sequence[RemoteFile]) -> None:
+        """The places are this job's from now on. Raises DownloadError where another one writes to one of them."""
+        with self._taking:
+            for other in tuple(self._jobs.values()):
+                taken = {place for place, _ in other.files} if other is not job and other.is_active else set()
+                if both := taken.intersection(places):
+                    name = min(both).name
+                    raise DownloadError(f"the download of {other.model} writes {name} already; wait for its end")
+            progress = (Progress(total_bytes=file.size_bytes) for file in files)
+            job.files = tuple(zip(places, progress, strict=True))
 
     def _make_room(self, job: Job, needed_bytes: int) -> None:
         if needed_bytes > _MAX_FILE_BYTES:
@@ -395,6 +391,23 @@ class Downloads:
             raise
 
 
-def _is_there(place: Path, file: RemoteFile) -> bool:
-    """Whether it need not come: it was verified before it got its name."""
-    return place.is_file() and file.size_bytes in {None, place.stat().st_size}
+def _verify(file: Path, *, is_first: bool) -> None:
+    """Raises WeightsBrokenError, or DownloadError, where it is no GGUF file."""
+    if is_first:
+        read_header(file)
+        return
+    # What a later part says of itself is not what a model says.
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise DownloadError(f"{file.name} is no GGUF file, and was thrown away")
+
+
+def _is_whole(place: Path, verify: Callable[[Path], None]) -> bool:
+    """Whether a file that could be used lies there: it may be somebody's own, and is never replaced."""
+    if not place.is_file():
+        return False
+    try:
+        verify(place)
+    except AirLabError:
+        return False
+    return True

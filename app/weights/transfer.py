@@ -161,6 +161,8 @@ class Transfer:
         except AirLabError:
             part.unlink(missing_ok=True)
             raise
+        finally:
+            self.progress.verifying = False
         os.fsync(out.fileno())
         part.replace(self.target)
         with suppress(OSError):  # some file systems of networks cannot flush a folder

@@ -149,6 +149,15 @@ def test_progress_is_among_the_events(make_lab: MakeLab, hub: Hub) -> None:
         assert "progressed" in seen
 
 
+def test_pull_of_what_is_there_asks_nobody(make_lab: MakeLab, hub: Hub) -> None:
+    with lab_of(make_lab, hub).serve() as service:
+        there = service.http.post("/models/small/pull")
+        assert (there.status_code, there.json()["state"]) == (200, "done")
+        assert service.http.post("/models/lost/pull").status_code == 400
+        assert service.http.post("/models/nobody/pull").status_code == 404
+        assert not hub.asked
+
+
 def test_failed_pull_fails_the_command_with_its_reason(make_lab: MakeLab, hub: Hub) -> None:
     hub.gated.add(REPO)
     lab = lab_of(make_lab, hub)

@@ -129,6 +129,17 @@ async def test_what_is_there_is_not_downloaded_again(house: House, hub: Hub) -> 
     assert len(hub.files_asked) == 1
 
 
+async def test_file_that_is_there_is_never_replaced_and_half_a_one_is(house: House, hub: Hub) -> None:
+    """It may be somebody's own; what cannot be used is nobody's loss."""
+    section = ModelSection(hf_repo=f"{REPO}:Q4_K_M", filename="mine.gguf")
+    (house.models / "mine.gguf").write_bytes(SMALLER)
+    await house.pull(section)
+    assert (house.models / "mine.gguf").read_bytes() == SMALLER
+    (house.models / "mine.gguf").write_bytes(WEIGHTS[:10])
+    await house.pull(section)
+    assert (house.models / "mine.gguf").read_bytes() == WEIGHTS
+
+
 async def test_model_in_several_files_comes_whole_and_under_their_names(house: House, hub: Hub) -> None:
     hub.repos[REPO] = {f"big/m-Q4_K_M-0000{n}-of-00002.gguf": minimal_gguf() + bytes([n]) * 500 for n in (1, 2)}
     await house.pull()

@@ -1,0 +1,33 @@
+"""Figures of bench runs are kept whole and found again, newest runs last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.cli.benchbook import Benchbook
+from app.cli.measuring import Measured
+from app.errors import StorageError
+
+FIGURE = Measured("a", "Q4_K_M", 128, 1, 3, 0.1, 1280.0, 40.0, 39.5, 2.5, 500_000_000)
+
+
+def test_figures_come_back_as_they_were_kept(tmp_path: Path) -> None:
+    book = Benchbook(tmp_path / "state" / "bench.db")
+    elsewhere = replace(FIGURE, model="b", quantisation=None, load_s=None, memory_bytes=None)
+    first = book.keep([FIGURE, elsewhere], at_s=1.0, host="h", note="before")
+    second = book.keep([FIGURE], at_s=2.0, host="h")
+
+    kept = book.last(runs=5)
+    assert [(one.run, one.measured) for one in kept] == [(first, FIGURE), (first, elsewhere), (second, FIGURE)]
+    assert (kept[0].at_s, kept[0].host, kept[0].note) == (1.0, "h", "before")
+    assert [one.run for one in book.last(runs=1)] == [second]
+    assert [one.measured for one in book.last(runs=5, models=["b"])] == [elsewhere]
+
+
+def test_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bench.db").write_text("not SQLite, " * 100)
+    with pytest.raises(StorageError, match=r"bench\.db cannot be used"):
+        Benchbook(tmp_path / "bench.db").last(runs=1)
