@@ -6,18 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.compose import Project, project, require_docker
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """All tests of this folder need Docker and the image."""
-    if item.get_closest_marker("docker"):
-        require_docker()
+from tests.support.compose import Project, project
+from tests.support.docker import require_docker
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Project]:
-    """One project for the tests of a module that leave it as they found it; without the launcher."""
+    """One project for the tests of a module that leave it as they found it."""
     require_docker()
-    with project("airlab") as made:
+    with project() as made:
         yield made

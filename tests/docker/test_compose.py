@@ -10,14 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.compose import BOUND_S, IMAGE, Project, docker, inspect, project
+from tests.support.compose import BOUND_S, Project, docker, inspect, kill, project
+from tests.support.docker import IMAGE
 from tests.support.service import ROOT, events_of, wait_until
 
 pytestmark = pytest.mark.docker
-
-_PID_OF_AIRLAB = (
-    "import psutil; print(*(p.pid for p in psutil.process_iter(['cmdline']) if 'serve' in p.info['cmdline']))"
-)
 
 
 @pytest.fixture(scope="module")
@@ -131,19 +128,11 @@ def test_doctor_in_the_container_finds_no_problem(running: Project) -> None:
 
 def test_fault_104_killed_service_comes_back_and_remembers() -> None:
     """kill -9 of AirLab ends its container, and with that every engine in it; Docker starts it anew."""
-    with project("airlab") as made:
+    with project() as made:
         said = {"session_id": "tour", "messages": [{"role": "user", "content": "My name is Ada."}], "max_tokens": 4}
         made.ask("POST", "/chat", json=said)
         first = made.container()
-        begun = inspect(first)["State"]["StartedAt"]
-        pid = docker("exec", first, "/app/.venv/bin/python", "-c", _PID_OF_AIRLAB)
-        # The exec dies with the container that it kills.
-        docker("exec", first, "sh", "-c", f"kill -9 {pid}", code=None)
-        wait_until(
-            lambda: inspect(first)["State"]["Running"] and inspect(first)["State"]["StartedAt"] != begun,
-            "Docker starts it anew",
-            bound_s=BOUND_S,
-        )
+        kill(first)
         made.until_healthy()
         assert made.container() == first
         assert inspect(first)["RestartCount"] == 1
@@ -154,7 +143,7 @@ def test_fault_104_killed_service_comes_back_and_remembers() -> None:
 
 
 def test_shutdown_stays_down_and_compose_down_leaves_nothing() -> None:
-    with project("airlab") as made:
+    with project() as made:
         ended = made.container()
         made.ask("POST", "/shutdown")
         wait_until(lambda: not inspect(ended)["State"]["Running"], "it ends", bound_s=BOUND_S)

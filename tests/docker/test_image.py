@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.compose import BOUND_S, HARDENED, IMAGE, ROOM, container, docker, inspect
+from tests.support.compose import BOUND_S, HARDENED, ROOM, container, docker, inspect
+from tests.support.docker import IMAGE
 from tests.support.service import ROOT, wait_until
 
 pytestmark = pytest.mark.docker

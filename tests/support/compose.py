@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
+from tests.support.docker import IMAGE
 from tests.support.service import ROOT, wait_until
 
-IMAGE = os.environ.get("AIRLAB_TEST_IMAGE", "airlab-test:cpu")
 BOUND_S = 90.0
 HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp:rw,noexec,mode=1777")
 """What compose.yaml asks for, too."""
 ROOM = ("--volume=/models", "--volume=/state", "--volume=/workspace")
 """Volumes that go with their container."""
+_PYTHON = ("/app/.venv/bin/python", "-c")
+_AIRLABS = "import psutil; print(*(p.pid for p in psutil.process_iter(['cmdline']) if '-P' in p.info['cmdline']))"
 _NOBODY_ELSE = {"PATH": os.environ.get("PATH", os.defpath), "HOME": os.environ.get("HOME", "/")}
 
 
@@ -49,22 +50,6 @@ def docker(
     return done.stdout.strip() or done.stderr.strip()
 
 
-def require_docker() -> None:
-    """Leave the test out where there is no Docker, or no image to test; fail it where both should be there."""
-    why = None
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
-    ):
-        why = "no Docker engine answers, so the tests of images and compose.yaml are left out"
-    elif subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False).returncode:
-        why = f"there is no image {IMAGE}, so the tests of images and compose.yaml are left out: make test-docker"
-    if why and os.environ.get("AIRLAB_TEST_REQUIRE_DOCKER") == "1":
-        pytest.fail(why)
-    if why:
-        pytest.skip(why)
-
-
 def inspect(container: str) -> dict[str, Any]:
     """All that the daemon knows of a container."""
     found: dict[str, Any] = json.loads(docker("inspect", container))[0]
@@ -80,6 +65,23 @@ def container(*arguments: str) -> Iterator[str]:
         yield name
     finally:
         docker("rm", "--force", "--volumes", name)
+
+
+def kill(name: str) -> None:
+    """kill -9 of what the container runs, from inside: unlike `docker kill`, Docker's restart policy calls it a crash.
+
+    Returns when Docker has started it anew.
+    """
+    begun = inspect(name)["State"]["StartedAt"]
+    pid = docker("exec", "--user=10001", name, *_PYTHON, _AIRLABS).split()[0]
+    # The exec dies with the container that it kills.
+    docker("exec", "--user=10001", name, "sh", "-c", f"kill -9 {pid}", code=None)
+    wait_until(
+        lambda: (state := inspect(name)["State"])["Running"] and state["StartedAt"] != begun,
+        "Docker starts it anew",
+        bound_s=BOUND_S,
+        every_s=0.1,
+    )
 
 
 @dataclass
@@ -108,12 +110,12 @@ class Project:
         """One request to it."""
         return httpx.request(method, f"{self.url}{path}", timeout=BOUND_S, **more).raise_for_status()
 
-    def until_healthy(self) -> None:
-        """Wait until the daemon calls the service healthy."""
+    def until_healthy(self, service: str = "airlab") -> None:
+        """Wait until the daemon calls a service healthy."""
         is_healthy = "healthy"
         wait_until(
-            lambda: inspect(self.container())["State"].get("Health", {}).get("Status") == is_healthy,
-            "the service is healthy",
+            lambda: inspect(self.container(service))["State"].get("Health", {}).get("Status") == is_healthy,
+            f"{service} is healthy",
             bound_s=BOUND_S,
             every_s=0.1,
         )
@@ -126,14 +128,14 @@ class Project:
 
 
 @contextmanager
-def project(*services: str, **environment: str) -> Iterator[Project]:
-    """Our compose.yaml, up and healthy, on a copy of the shipped manifest; down, with nothing left, at the end."""
+def project(manifest: str | None = None, **environment: str) -> Iterator[Project]:
+    """Our compose.yaml, up and healthy, on this manifest or the shipped one; down, with nothing left, at the end."""
     config = Path(tempfile.mkdtemp(prefix="airlab-test-"))
     made = Project(config, environment)
     try:
         config.chmod(0o755)
-        shutil.copy(ROOT / "airlab.yaml", config)
-        made.compose("up", "--detach", "--no-build", "--no-deps", "--wait", *services)
+        (config / "airlab.yaml").write_text(manifest or (ROOT / "airlab.yaml").read_text())
+        made.compose("up", "--detach", "--no-build", "--wait")
         yield made
     except BaseException as exc:
         exc.add_note(made.compose("logs", "--no-color", "--tail", "60", code=None))
