@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.chat.chat import Chat
+from app.devices.mounts import in_container
 from app.engines.kinds import engines_for
 from app.errors import DrainingError, ManifestError, SettingsError, StorageError
 from app.fleet.fleet import Fleet
@@ -114,7 +115,7 @@ class Service:
         self.toolbox = Toolbox(self.journal, [spec.entry for spec in builtin_tools().values()])
         headers = HeaderCache()
         inputs = first_inputs(loaded, settings, host, closed=closed, headers=headers, read_headers=False)
-        self.servers = McpServers(self.journal, settings.home)
+        self.servers = McpServers(self.journal, settings.folder)
         self.reload = Reload(inputs, self.fleet, self.toolbox, self.servers, self.journal, headers=headers)
         self.downloads = Downloads(settings, self.journal, self.reload.look_again)
         self.live, joined = self.reload.live, Joined(self.servers.specs)
@@ -213,24 +214,37 @@ def server_section(settings: Settings, section: ServerSection) -> ServerSection:
 
 
 def require_keys_for(host: str, settings: Settings) -> None:
-    """Without keys AirLab listens on loopback only.
+    """Without keys AirLab listens on loopback only, or in a container whose port is published on loopback only.
 
     Raises:
         SettingsError: ``host`` is wider and a key is missing; the message holds the lines to add.
     """
     if settings.api_key is not None and settings.api_key == settings.admin_key:
         raise SettingsError("AIRLAB_API_KEY and AIRLAB_ADMIN_KEY are the same: everybody who may chat could shut down")
-    if _is_loopback(host) or (settings.api_key is not None and settings.admin_key is not None):
+    if settings.api_key is not None and settings.admin_key is not None:
+        return
+    reached = host
+    if settings.published is not None and in_container():
+        # The wide address in here is the container's own; who can come to it is decided by whom the host lets in.
+        reached = settings.published
+    if _is_loopback(reached):
         return
     missing = [
         name
         for name, key in (("AIRLAB_API_KEY", settings.api_key), ("AIRLAB_ADMIN_KEY", settings.admin_key))
         if key is None
     ]
+    are_not = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not set"
+    if reached is not host:
+        raise SettingsError(
+            f"this container's port is published on {reached}, which others can reach, and {are_not}. Write into .env "
+            "beside compose.yaml:\n"
+            + "\n".join(f"  {name}=SOMETHING LONG, such as `openssl rand -hex 32` prints" for name in missing)
+            + "\nor publish it on 127.0.0.1 only (AIRLAB_PUBLISH)."
+        )
     lines = "\n".join(f"  export {name}=$(openssl rand -hex 32)" for name in missing)
     raise SettingsError(
-        f"server.host is {host}, which others can reach, and {' and '.join(missing)} "
-        f"{'are' if len(missing) > 1 else 'is'} not set. Set it before the start:\n{lines}\n"
+        f"server.host is {host}, which others can reach, and {are_not}. Set it before the start:\n{lines}\n"
         "or listen on 127.0.0.1 only."
     )
 

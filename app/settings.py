@@ -26,8 +26,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore", populate_by_name=True)
 
     manifest: Path = Field(Path("airlab.yaml"), validation_alias="AIRLAB_MANIFEST")
+    home_dir: Path | None = Field(None, validation_alias="AIRLAB_HOME")
     host: str | None = Field(None, validation_alias="AIRLAB_HOST")
     port: Annotated[int, Field(ge=0, le=65535)] | None = Field(None, validation_alias="AIRLAB_PORT")
+    published: str | None = Field(None, validation_alias="AIRLAB_PUBLISHED")
+    """In a container: the address of its host on which our port is published, and who can reach us by that."""
     state_dir: Path | None = Field(None, validation_alias="AIRLAB_STATE_DIR")
     profile: str | None = Field(None, validation_alias="AIRLAB_PROFILE")
     api_key: SecretStr | None = Field(None, validation_alias="AIRLAB_API_KEY")
@@ -58,7 +61,12 @@ class Settings(BaseSettings):
 
     @property
     def home(self) -> Path:
-        """The folder of the manifest: paths in it, ``models/`` among them, are relative to this."""
+        """What paths in the manifest are relative to, ``models/`` among them: its own folder unless told otherwise."""
+        return self.home_dir.resolve() if self.home_dir else self.folder
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the manifest, where tools written in Python lie, too."""
         return self.manifest.resolve().parent
 
     @property

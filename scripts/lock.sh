@@ -11,3 +11,5 @@ compile() { "$uv" pip compile --quiet --upgrade --universal --generate-hashes --
   --no-emit-find-links --python-version 3.11 "$@"; }
 compile pyproject.toml --output-file requirements.txt
 compile pyproject.toml --group dev --constraint requirements.txt --output-file requirements-dev.txt
+compile --group pyproject.toml:engine --no-annotate --output-file requirements-engine.txt
+compile --group pyproject.toml:cuda --no-annotate --output-file requirements-cuda.txt

@@ -1,9 +1,9 @@
-"""What of the file system is mounted into a container, as /proc/self/mountinfo tells. Pure."""
+"""Containers, seen from inside: whether this is one, and what is mounted into it as /proc/self/mountinfo tells."""
 
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -14,3 +14,8 @@ def mount_points(mountinfo: str) -> frozenset[PurePosixPath]:
     return frozenset(
         PurePosixPath(_ESCAPED.sub(lambda found: chr(int(found[1], 8)), row[4])) for row in rows if len(row) > 5
     )
+
+
+def in_container(root: Path = Path("/")) -> bool:
+    """Whether Docker or Podman runs this process: each lays a file of its own into the root of what it runs."""
+    return any((root / name).exists() for name in (".dockerenv", "run/.containerenv"))

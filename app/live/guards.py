@@ -66,14 +66,21 @@ def mcp_servers(snapshot: Snapshot) -> dict[str, McpServerSection]:
 
 
 def policy_for(
-    loaded: Loaded, home: Path, state: Path, *, closed: str | None = None, wsl: bool | None = None
+    loaded: Loaded,
+    home: Path,
+    state: Path,
+    *,
+    folder: Path | None = None,
+    closed: str | None = None,
+    wsl: bool | None = None,
 ) -> Policy:
     """What tools may do.
 
     Args:
         loaded: The manifest, with its lines.
-        home: The manifest's folder, links resolved; relative paths begin here.
+        home: Where relative paths begin, links resolved.
         state: AirLab's own folder, which no root may hold.
+        folder: The manifest's folder, links resolved; ``home`` unless told otherwise.
         closed: Why no tool may run at all, if so.
         wsl: Whether this is Linux under Windows; looked up where it is not told.
 
@@ -82,9 +89,10 @@ def policy_for(
     """
     section, positions = loaded.manifest.policy, loaded.positions
     wsl = wsl_version(platform.release()) is not None if wsl is None else wsl
-    private = _own_places(home, state, positions)
+    tools_dir = (folder or home) / "tools"
+    private = _own_places(home, state, tools_dir, positions)
     problems = _unknown_tools(loaded)
-    declared = _declared(loaded, home, problems)
+    declared = _declared(loaded, tools_dir, problems)
     more = _protected(section, home, positions, problems)
     policy = Policy(
         tools={**_tools(loaded.manifest), **declared},
@@ -106,13 +114,14 @@ def policy_for(
     return policy if closed is None else replace(policy, tools={}, roots=(), closed=closed)
 
 
-def _own_places(home: Path, state: Path, positions: Positions) -> tuple[PurePosixPath, ...]:
+def _own_places(home: Path, state: Path, tools_dir: Path, positions: Positions) -> tuple[PurePosixPath, ...]:
     """What is AirLab's alone: its state, the manifest, the weights, and tools of the manifest's that are programs."""
     manifest = os.path.realpath(positions.source.name)
     return (
         PurePosixPath(state),
         PurePosixPath(manifest),
-        *(PurePosixPath(home / name) for name in ("models", "tools")),
+        PurePosixPath(home / "models"),
+        PurePosixPath(tools_dir),
     )
 
 
@@ -150,12 +159,12 @@ def _tools(manifest: Manifest) -> dict[str, ToolSpec]:
     return {name: known[name] for name in (known if wanted == "all" else wanted) if name in known}
 
 
-def _declared(loaded: Loaded, home: Path, problems: list[Problem]) -> dict[str, ToolSpec]:
+def _declared(loaded: Loaded, tools_dir: Path, problems: list[Problem]) -> dict[str, ToolSpec]:
     """The tools that the manifest declares itself; what is wrong with them goes into ``problems``."""
     found: dict[str, ToolSpec] = {}
     for name, section in loaded.manifest.tools.declared.items():
         try:
-            spec = spec_of(name, section, taken=builtin_tools(), read=partial(_source_of, home / "tools"))
+            spec = spec_of(name, section, taken=builtin_tools(), read=partial(_source_of, tools_dir))
             if spec is not None:
                 found[name] = spec
         except WrongToolError as exc:

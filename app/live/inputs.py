@@ -30,7 +30,7 @@ def probe(engine: NativeEngine, launcher: Path | None = None) -> Host:
 
 
 def models_dir(settings: Settings) -> Path:
-    """Where model files lie: ``models/`` beside the manifest."""
+    """Where model files lie: ``models/`` in the home folder, which is the manifest's unless told otherwise."""
     return settings.home / "models"
 
 
@@ -78,7 +78,8 @@ def first_inputs(
         ManifestProblems: The policy cannot come into force.
     """
     weights = look_for_weights(loaded.manifest, settings, headers, read_headers=read_headers)
-    return Inputs(loaded, settings, host, weights, policy_for(loaded, settings.home, settings.state, closed=closed))
+    policy = policy_for(loaded, settings.home, settings.state, folder=settings.folder, closed=closed)
+    return Inputs(loaded, settings, host, weights, policy)
 
 
 def first_snapshot(loaded: Loaded, settings: Settings, host: Host) -> Snapshot:

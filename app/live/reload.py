@@ -222,7 +222,7 @@ class Reload:
         self._stamp = stamp
         loaded = await asyncio.to_thread(self._parse, data)
         weights = await asyncio.to_thread(look_for_weights, loaded.manifest, settings, self._headers)
-        policy = await asyncio.to_thread(policy_for, loaded, settings.home, settings.state)
+        policy = await asyncio.to_thread(policy_for, loaded, settings.home, settings.state, folder=settings.folder)
         old = self.live.current
         new = resolve(self._with(loaded, weights, policy), generation=old.generation + 1)
         plan = make_plan(old, new)

@@ -1,0 +1,82 @@
+"""compose.yaml with models in containers of their own: a chat through one, kills at both ends, and nothing left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.compose import BOUND_S, Project, docker, inspect, kill, project
+from tests.support.docker import IMAGE, require_docker
+from tests.support.service import events_of, wait_until
+
+pytestmark = pytest.mark.docker
+
+_MANIFEST = {
+    "version": 1,
+    "default_model": "small",
+    "profiles": {"generic": {"match": "any", "engine": {"kind": "docker", "image": IMAGE}}},
+    "models": {"small": {"filename": "SmolLM2-135M-Instruct.Q4_1.gguf", "context_length": 1024, "n_threads": 1}},
+}
+
+
+@pytest.fixture
+def lab() -> Iterator[Project]:
+    """A project whose one model runs in a container."""
+    require_docker()
+    with project(manifest=json.dumps(_MANIFEST)) as made:
+        yield made
+        made.compose("down", "--volumes", "--timeout", "30")
+        assert not siblings_beside(made)
+
+
+def siblings_beside(made: Project) -> list[str]:
+    """Containers that engines of this project run in: those that hold a folder of its volume."""
+    running = docker("ps", "--all", "--quiet", "--filter", "label=dev.airlab.model=small").splitlines()
+    volume = f"{made.name}_run"
+    return [one for one in running if any(volume in mount["Source"] for mount in inspect(one)["Mounts"])]
+
+
+def the_sibling(made: Project, *, other_than: str | None = None) -> str:
+    """The only container of an engine, once there is one, and no older one."""
+
+    def look() -> str | None:
+        found = siblings_beside(made)
+        return found[0] if len(found) == 1 and found[0] != other_than else None
+
+    return wait_until(look, "the model has one container", bound_s=BOUND_S, every_s=0.2)
+
+
+def say(made: Project) -> str:
+    """One streamed chat."""
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "stream": True}
+    with httpx.stream("POST", f"{made.url}/v1/chat/completions", json=asked, timeout=BOUND_S) as answer:
+        events = events_of(answer)
+    assert events[-1] == "[DONE]"
+    return "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events[:-2])
+
+
+def test_fault_104_chat_goes_through_a_sibling_and_survives_kills_at_both_ends(lab: Project) -> None:
+    """kill -9 of the service, then of the launcher: each time one fresh container, and the old one is gone."""
+    assert say(lab)
+    first = the_sibling(lab)
+    facts = inspect(first)
+    assert facts["HostConfig"]["NetworkMode"] == "none"
+    assert facts["HostConfig"]["CapDrop"] == ["ALL"]
+    assert facts["HostConfig"]["ReadonlyRootfs"] is True
+    assert facts["Config"]["User"] == "10001:10001"
+
+    kill(lab.container("airlab"))
+    lab.until_healthy()
+    assert say(lab)
+    second = the_sibling(lab, other_than=first)
+
+    kill(lab.container("launcher"))
+    lab.until_healthy("launcher")
+    wait_until(lambda: second not in siblings_beside(lab), "the launcher sweeps", bound_s=BOUND_S, every_s=0.2)
+    assert say(lab)
+    assert the_sibling(lab, other_than=second)
+    assert lab.ask("GET", "/health").json()["status"] == "ok"
