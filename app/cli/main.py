@@ -68,6 +68,10 @@ def _parser(first: list[str]) -> argparse.ArgumentParser:
     )
     launcher.add_argument("--peer", type=int, help="the user id that may ask (the launcher's own)")
 
+    chat = _command(commands, "chat", "chat.start:chat", "talk with a model, on the terminal or through a pipe")
+    if first == ["chat"]:
+        importlib.import_module("app.cli.chat.start").takes(chat)
+
     ps = _command(commands, "ps", "remote:ps", "show the models of the running AirLab and their states")
     ps.add_argument("--json", action="store_true", help="print JSON")
     load = _command(commands, "load", "remote:load", "load a model")
