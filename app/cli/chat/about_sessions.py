@@ -113,12 +113,12 @@ def name(talk: Talk, argument: str) -> None:
 def export(talk: Talk, argument: str) -> None:
     """``/export``: write this conversation to a file that is not there yet."""
     first, _, rest = argument.partition(" ")
-    kind: Format | None = next((each for each in _SUFFIXES if each == first), None)
+    given: Format | None = next((each for each in _SUFFIXES if each == first), None)
     file = new_file(
-        rest.strip() if kind else argument, named_after=talk.session_id, suffix=_SUFFIXES[kind or "markdown"]
+        rest.strip() if given else argument, named_after=talk.session_id, suffix=_SUFFIXES[given or "markdown"]
     )
-    if kind is None:
-        kind = next((each for each, suffix in _SUFFIXES.items() if suffix == file.suffix), "markdown")
+    by_suffix: dict[str, Format] = {suffix: each for each, suffix in _SUFFIXES.items()}
+    kind = given or by_suffix.get(file.suffix, "markdown")
     pieces = talk.client.export([talk.session_id], format=kind, tools=True)
     try:
         with file.open("xb") as out:
