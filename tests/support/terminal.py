@@ -61,6 +61,10 @@ class Terminal:
     def _line(self, cells: Mapping[int, pyte.screens.Char]) -> str:
         return "".join(cells[column].data for column in range(self.columns)).rstrip()
 
+    def shows(self, words: str) -> bool:
+        """Whether these words stand anywhere, wherever lines are broken."""
+        return " ".join(words.split()) in " ".join(self.everything.split())
+
     def type(self, text: str) -> None:
         """Press keys."""
         os.write(self._master, text.encode())
@@ -72,9 +76,9 @@ class Terminal:
     def until(self, words: str, *, bound_s: float = BOUND_S) -> str:
         """Wait until these words stand anywhere, and return everything; fails after ``bound_s`` with the screen."""
         ends_s = time.monotonic() + bound_s
-        while words not in self.everything:
+        while not self.shows(words):
             over = self._read()
-            if words not in self.everything and (over or time.monotonic() > ends_s):
+            if not self.shows(words) and (over or time.monotonic() > ends_s):
                 why = "the program ended" if over else f"not within {bound_s:.0f} s"
                 raise AssertionError(f"{why}: {words!r}\n{self.everything}")
         return self.everything

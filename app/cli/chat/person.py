@@ -1,4 +1,4 @@
-"""Asks whoever sits at the terminal, for as long as there is time; no answer is a no."""
+"""Whoever sits at the terminal: asked for a yes, for as long as there is time, and kept from disturbing the picture."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def allows(console: Console, asked: ApprovalAsked) -> bool:
     console.print(Text(f"[y/N, {asked.limit_s:.0f} s] ", style="bold yellow"), end="")
     # What was typed before the question was seen is no answer to it.
     termios.tcflush(sys.stdin, termios.TCIFLUSH)
-    with echo(on=True):
+    with answering():
         ready, _, _ = select.select([sys.stdin], [], [], asked.limit_s)
         answer = sys.stdin.readline().strip().lower() if ready else ""
     if not ready:
@@ -46,12 +46,28 @@ def _whole(arguments: str) -> str:
 
 
 @contextmanager
-def echo(*, on: bool) -> Iterator[None]:
-    """What is typed is shown, or not: beside an answer that is being drawn it would only disturb."""
-    before = termios.tcgetattr(sys.stdin)
-    changed = termios.tcgetattr(sys.stdin)
-    changed[3] = changed[3] | termios.ECHO if on else changed[3] & ~termios.ECHO
-    termios.tcsetattr(sys.stdin, termios.TCSANOW, changed)
+def unechoed() -> Iterator[None]:
+    """What is typed ahead waits for the next prompt as it was typed: it is not drawn into an answer.
+
+    Enter stays Enter meanwhile; a terminal would make a line feed of it, which the prompt takes for another key.
+    """
+    with _modes(echoes=False):
+        yield
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """A line can be read as usual."""
+    with _modes(echoes=True):
+        yield
+
+
+@contextmanager
+def _modes(*, echoes: bool) -> Iterator[None]:
+    before, modes = termios.tcgetattr(sys.stdin), termios.tcgetattr(sys.stdin)
+    modes[0] = modes[0] | termios.ICRNL if echoes else modes[0] & ~termios.ICRNL
+    modes[3] = modes[3] | termios.ECHO if echoes else modes[3] & ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, modes)
     try:
         yield
     finally:

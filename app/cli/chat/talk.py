@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from app.cli.chat.files import Attachment, with_attachments
-from app.cli.chat.person import allows, echo
+from app.cli.chat.person import allows
 from app.cli.chat.screen import TurnScreen
 from app.client.client import Client, new_session_id
 from app.client.events import ApprovalAsked, Event, TurnDone
@@ -76,7 +76,7 @@ class Talk:
         Raises:
             AirLabError: It failed.
         """
-        with echo(on=False), TurnScreen(self.console) as screen:
+        with TurnScreen(self.console) as screen:
             try:
                 with closing(events):  # type: ignore[type-var] # a generator, which is closed to cancel the turn
                     for event in events:

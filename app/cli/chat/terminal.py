@@ -10,6 +10,7 @@ from app.cli.chat.about_sessions import show_end
 from app.cli.chat.clean import clean
 from app.cli.chat.commands import run_command
 from app.cli.chat.menu import chosen, menu, usable
+from app.cli.chat.person import answering, unechoed
 from app.cli.chat.prompt import make_prompt
 from app.cli.chat.talk import Talk
 from app.errors import AirLabError, AnsweredError
@@ -25,10 +26,15 @@ def converse(talk: Talk, *, asks_model: bool) -> None:
     Raises:
         AirLabError: AirLab cannot be reached, or refuses, at the start.
     """
-    talk.models = talk.client.models()
-    _welcome(talk)
-    if asks_model and len(usable(talk.models)) > 1:
-        _choose(talk)
+    with unechoed():
+        talk.models = talk.client.models()
+        _welcome(talk)
+        if asks_model and len(usable(talk.models)) > 1:
+            _choose(talk)
+        _talk_on(talk)
+
+
+def _talk_on(talk: Talk) -> None:
     prompt = make_prompt(talk)
     while not talk.leaving:
         try:
@@ -57,7 +63,8 @@ def _choose(talk: Talk) -> None:
     talk.console.print(menu(talk.models, width=talk.console.width))
     while True:
         try:
-            answer = talk.console.input("model (number or name; Enter keeps the current one): ").strip()
+            with answering():
+                answer = talk.console.input("model (number or name; Enter keeps the current one): ").strip()
         except EOFError:
             answer = ""
         except KeyboardInterrupt:

@@ -1,0 +1,293 @@
+"""``airlab chat`` on a terminal of its own, against a running AirLab: what a person sees and presses."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.chat.talk import configure
+from tests.conftest import MakeLab
+from tests.support.service import ADMIN_KEY, KEYS, ROOT, USE_KEY, Lab, Service, temporary_lab, wait_until
+from tests.support.terminal import CTRL_C, CTRL_D, CTRL_J, ENTER, TAB, UP, Terminal, at_terminal
+
+MODELS = {
+    "small": {"recommended": True, "description": "Small enough for any machine"},
+    "tuned": {"is_finetuned": True, "base_model": "small"},
+    "gone": {},
+}
+DONE = " tokens in "
+"""Stands below every answer that is whole."""
+
+
+def chat(
+    lab: Lab, url: str, *arguments: str, columns: int = 80, **environment: str
+) -> AbstractContextManager[Terminal]:
+    """``airlab chat`` on a terminal."""
+    told = {**lab.full_environment, "AIRLAB_PORT": url.rpartition(":")[2], "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "-m", "app", "chat", *arguments]
+    return at_terminal(command, environment=told, folder=lab.folder, columns=columns)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """The real small model, under two names."""
+    with temporary_lab("embedded", models=MODELS, missing=("gone",), profile={"max_loaded": 1}) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def service(lab: Lab) -> Iterator[Service]:
+    with lab.serve() as service:
+        yield service
+
+
+@pytest.fixture
+def scripted(make_lab: MakeLab) -> Lab:
+    """A model that says what it is told, and is told what to say."""
+    return make_lab("fake", models={"small": {"context_length": 8192}})
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_menu_stream_and_commands_fill_the_screen_as_they_should(lab: Lab, service: Service, columns: int) -> None:
+    with chat(lab, service.url, columns=columns) as terminal:
+        terminal.until("Enter keeps the current one")
+        shown = terminal.lines
+        assert shown[0] == f"AirLab at {service.url}"
+        assert [line.split()[:2] for line in shown[2:5]] == [["1", "small"], ["2", "tuned"], ["3", "gone"]]
+        assert "current, ★ recommended" in shown[2]
+        assert ("Small enough for any machine" in shown[2]) == (columns >= 100)
+        assert "fine-tune of small" in shown[3]
+        assert "no file" in shown[4]
+
+        terminal.type(f"2{ENTER}")
+        terminal.until("tuned is ready after ")
+        terminal.until_screen("tuned · chat-")
+        terminal.type(f"Write one sentence about the sea.{ENTER}")
+        everything = terminal.until(DONE)
+        answer = everything.partition("> Write one sentence about the sea.\n")[2].partition("\ntuned, ")[0]
+        assert len(answer.split()) > 3
+
+        terminal.type(f"/model small{ENTER}")
+        terminal.until("small is ready after ")
+        terminal.until_screen("small · chat-")
+        for typed, expected in [
+            ("/model", "● loaded"),
+            ("/health", "ok: small is ready, on CPU"),
+            ("/stats", "tokens written"),
+            ("/mem", "engines"),
+            ("/system You are brief.", "the system prompt is set: You are brief."),
+            ("/layers", "small: CPU"),
+            ("/tools", "15 offered"),
+            ("/tools on", "this conversation lets models use tools"),
+            ("/thinking", "without thinking aloud"),
+            ("/nope", "no command /nope"),
+            ("/helth", "did you mean /health?"),
+            ("/help", "Ctrl-D leaves."),
+        ]:
+            terminal.type(f"{typed}{ENTER}")
+            terminal.until(expected)
+        terminal.until_screen("small · chat-")
+        assert service.http.get("/health").json()["model_key"] == "small"
+
+        terminal.type(CTRL_D)
+        assert terminal.ended() == 0
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(lab: Lab, service: Service) -> None:
+    with chat(lab, service.url, "--session", "stopped", "--model", "small") as terminal:
+        terminal.until_screen("/help")
+        terminal.type(f"Tell a very long story about a king and his ten sons.{ENTER}")
+        terminal.until("small", bound_s=40)
+        wait_until(lambda: service.model("small")["busy"] == 1, "the model is at work")
+        terminal.type(CTRL_C)
+        terminal.until("cancelled; /retry asks it again")
+
+        def last_turn() -> str:
+            return str(service.http.get("/sessions/stopped").json()["turns"][-1]["status"])
+
+        wait_until(lambda: last_turn() == "cancelled", "the turn is cancelled")
+        terminal.type(f"Say hello.{ENTER}")
+        terminal.until(DONE)
+        assert last_turn() == "done"
+
+        terminal.type(CTRL_C)
+        terminal.until("Ctrl-D or /quit leaves")
+        terminal.type(f"/quit{ENTER}")
+        assert terminal.ended() == 0
+
+
+def test_keys_of_the_line_do_what_keys_do(scripted: Lab) -> None:
+    """History, completion, several lines, paste."""
+    scripted.fault("small", echo=True)
+    with scripted.serve() as service:
+        with chat(scripted, service.url) as terminal:
+            terminal.until_screen("/help")
+            terminal.type(f"one{CTRL_J}two{ENTER}")
+            terminal.until(DONE)
+            terminal.paste("three\nfour")
+            terminal.until_screen("  four")
+            terminal.type(ENTER)
+            terminal.until("three four\nsmall, ")  # as Markdown has it: one paragraph
+            terminal.type(f"/heal{TAB}")
+            terminal.until_screen("> /health")
+            terminal.type(ENTER)
+            terminal.until("ok: small is ready")
+            terminal.type(CTRL_D)
+            assert terminal.ended() == 0
+        with chat(scripted, service.url, "--session", "again") as terminal:
+            terminal.until_screen("/help")
+            terminal.type(UP)
+            terminal.until_screen("> /health")
+            terminal.type(ENTER)
+            terminal.until("ok: small is ready")
+
+        history = scripted.folder / ".local" / "state" / "airlab" / "chat_history"
+        assert history.stat().st_mode & 0o077 == 0
+        sessions = [s for s in prompts(service) if s != "/health"]
+        assert sessions == ["one\ntwo", "three\nfour"]
+
+
+def prompts(service: Service) -> list[str]:
+    """What the model was asked last, prompt by prompt."""
+    recorded = service.engine("small").ask("/requests")
+    return [entry["body"]["messages"][-1]["content"] for entry in recorded if "messages" in entry.get("body", {})]
+
+
+def test_file_goes_along_with_the_next_message(scripted: Lab) -> None:
+    scripted.fault("small", echo=True)
+    (scripted.folder / "my notes.txt").write_text("buy milk\n")
+    with scripted.serve() as service, chat(scripted, service.url) as terminal:
+        terminal.until_screen("/help")
+        terminal.type(f"/file my notes.txt{ENTER}")
+        terminal.until("my notes.txt (9 B) goes along with your next message")
+        terminal.until_screen("1 file")
+        terminal.type(f"What is to do?{ENTER}")
+        terminal.until("buy milk")
+        terminal.until(DONE)
+
+
+def test_what_a_model_writes_does_not_steer_the_terminal(scripted: Lab) -> None:
+    scripted.fault("small", replies=["safe\x1b]0;owned\x07 \x1b[2Jand \x1b[31msound"])
+    with scripted.serve() as service, chat(scripted, service.url) as terminal:
+        terminal.until_screen("/help")
+        terminal.type(f"Hello.{ENTER}")
+        terminal.until(DONE)
+        assert "\nsafe and sound\n" in terminal.everything
+        assert b"owned" not in terminal.written
+
+
+@pytest.fixture
+def writer(scripted: Lab) -> Lab:
+    """A model that overwrites a file, and then speaks; it begins once it may."""
+    configure(scripted, tools={"builtin": ["write_file"]})
+    (scripted.folder / "workspace").mkdir()
+    notes(scripted).write_text("old")
+    decision = {"tool": "write_file", "arguments": {"path": str(notes(scripted).resolve()), "lines": ["new"]}}
+    gate = str(scripted.folder / "gate")
+    replies = [json.dumps(decision), '{"tool": "none"}', "It is done."]
+    scripted.fault("small", replies=replies, token_gate_file=gate)
+    return scripted
+
+
+def notes(lab: Lab) -> Path:
+    return lab.folder / "workspace" / "notes.txt"
+
+
+def test_call_that_needs_a_yes_asks_for_it_inline(writer: Lab) -> None:
+    (writer.folder / "gate").touch()
+    with writer.serve() as service, chat(writer, service.url, "--tools") as terminal:
+        terminal.until_screen("/help")
+        terminal.type(f"Write.{ENTER}")
+        asked = terminal.until("[y/N, 60 s]")
+        assert "→ write_file(path=" in asked
+        assert "May it? write_file(path=" in asked
+        assert notes(writer).read_text() == "old"
+        terminal.type(f"y{ENTER}")
+        told = terminal.until(DONE)
+        assert "✓ write_file  ok" in told
+        assert "It is done." in told
+        assert notes(writer).read_text().strip() == "new"
+
+
+def test_yes_that_was_typed_before_the_question_is_no_answer(writer: Lab) -> None:
+    with writer.serve() as service, chat(writer, service.url, "--tools") as terminal:
+        terminal.until_screen("/help")
+        terminal.type(f"Write.{ENTER}")
+        wait_until(lambda: service.model("small")["busy"] == 1, "the model is at work")
+        terminal.type(f"y{ENTER}y{ENTER}")
+        (writer.folder / "gate").touch()
+        terminal.until("[y/N, 60 s]")
+        terminal.type(ENTER)
+        told = terminal.until(DONE)
+        assert "✗ write_file  denied" in told
+        assert notes(writer).read_text() == "old"
+
+
+def test_answer_comes_although_airlab_was_killed_in_the_middle(make_lab: MakeLab) -> None:
+    """It is asked again, under the same key, once AirLab is back."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    lab = make_lab("fake", environment={"AIRLAB_PORT": port})
+    gate = lab.folder / "gate"
+    lab.fault("small", replies=["Half of it, and the rest."], token_gate_file=str(gate))
+    with lab.serve() as service:
+        url, talking = service.url, chat(lab, service.url, "--session", "mine")
+        with talking as terminal:
+            terminal.until_screen("/help")
+            terminal.type(f"Hello.{ENTER}")
+            terminal.until_screen("Half")
+            service.signal(signal.SIGKILL)
+            service.wait()
+            terminal.until_screen("trying again after")
+            gate.touch()
+            with lab.serve() as again:
+                assert again.url == url
+                terminal.until("the answer from its beginning:")
+                told = terminal.until(DONE)
+                assert "Half of it, and the rest." in told
+                turns = again.http.get("/sessions/mine").json()
+                assert [message["role"] for message in turns["messages"]] == ["user", "assistant"]
+                terminal.type(CTRL_D)
+                assert terminal.ended() == 0
+
+
+def test_airlab_that_is_away_at_the_start_is_waited_for(make_lab: MakeLab) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    lab = make_lab("fake", environment={"AIRLAB_PORT": str(port)})
+    with chat(lab, f"http://127.0.0.1:{port}") as terminal:
+        terminal.until("is `airlab serve` running?; trying again after")
+        with lab.serve():
+            terminal.until_screen("/help")
+            terminal.type(CTRL_D)
+            assert terminal.ended() == 0
+
+
+def test_key_that_may_not_switch_asks_for_the_model_with_each_message(make_lab: MakeLab) -> None:
+    lab = make_lab("fake", models={"small": {}, "other": {}}, environment=KEYS)
+    with lab.serve(key=ADMIN_KEY) as service:
+        talking = chat(lab, service.url, "--url", service.url, AIRLAB_ADMIN_KEY="", AIRLAB_API_KEY=USE_KEY)
+        with talking as terminal:
+            terminal.until("Enter keeps the current one")
+            terminal.type(f"other{ENTER}")
+            terminal.until("other answers from now on")
+            terminal.type(f"Hello.{ENTER}")
+            terminal.until("other, 8 tokens in")
+            terminal.type(f"/layers 0{ENTER}")
+            terminal.until("admin")
+        assert service.http.get("/health").json()["model_key"] == "small"
+
+
+def test_wrong_key_ends_it_with_a_sentence(make_lab: MakeLab) -> None:
+    lab = make_lab("fake", environment=KEYS)
+    with lab.serve() as service, chat(lab, service.url, AIRLAB_API_KEY="wrong") as terminal:
+        assert terminal.ended() == 1
+        assert "no key of this AirLab" in terminal.everything
+        assert "Traceback" not in terminal.everything
