@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def run(arguments: list[str]) -> int:
         print(f"airlab: {exc.message}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:  # `airlab plan | head`
-        sys.stderr.close()
+        # What is left in the buffer goes nowhere, or Python would complain about it at the very end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
         return INTERRUPTED

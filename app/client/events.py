@@ -113,6 +113,8 @@ class TurnDone:
     tokens_per_second: float = 0.0
     message_id: int | None = None
     user_message_id: int | None = None
+    replayed: bool = False
+    """Whether this is the stored answer to a message that was sent again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,8 @@ class Session:
     updated_ms: int
     pinned: bool = False
     name_set: bool = False
-    messages: int = 0
+    message_count: int = 0
+    """What users said and what was answered, in all branches."""
     head: int | None = None
     """The last answer of the active branch."""
     last_turn: Mapping[str, Any] | None = None

@@ -68,7 +68,7 @@ def sessions(talk: Talk, argument: str) -> None:
     table.add_column("changed", no_wrap=True)
     for number, session in enumerate(talk.listed, 1):
         style = "bold" if session.session_id == talk.session_id else ""
-        row = (str(number), title(session), str(session.messages), _when(session.updated_ms))
+        row = (str(number), title(session), str(session.message_count), _when(session.updated_ms))
         table.add_row(*(Text(cell) for cell in row), style=style)
     talk.console.print(table)
     talk.console.print("/open NUMBER goes on in one of them", style="dim")

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 _SEQUENCES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor, clearing
     r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC and its like: titles, clipboard
-    r"|\x1b[ -/]*[0-~]"
+    r"|\x1b(?:[ -/]+[0-~]|[0-OQ-WYZ\\`-~])"  # the short ones
 )
+_BEGUN = re.compile(r"(?:\x1b|[\x90\x98\x9b\x9d-\x9f])[^\x07\n]{0,256}\Z")
 _KEPT = frozenset({0x09, 0x0A})
 
 
@@ -27,6 +28,26 @@ _REPLACED = dict(_replaced())
 def clean(text: str) -> str:
     """The text with its lines and tabs, without control sequences and control characters."""
     return _SEQUENCES.sub("", text).translate(_REPLACED)
+
+
+class Cleaner:
+    """Cleans a text that comes in pieces; a control sequence may be spread over several."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """What can be printed now: all but what may be the beginning of a control sequence."""
+        text = _SEQUENCES.sub("", self._held + piece)
+        begun = _BEGUN.search(text)
+        self._held = text[begun.start() :] if begun else ""
+        return clean(text[: begun.start()] if begun else text)
+
+    def rest(self) -> str:
+        """What was held back and turned out to be text."""
+        held, self._held = self._held, ""
+        return clean(held)
 
 
 def one_line(text: str, most: int = 200) -> str:

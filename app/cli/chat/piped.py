@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-from app.cli.chat.clean import clean
+from app.chat.events import short_arguments
+from app.cli.chat.clean import Cleaner, clean
 from app.client.client import Client
-from app.client.events import Event, Notice, Retrying, Token, ToolEnded, TurnDone, TurnOpened
+from app.client.events import Cut, Event, Notice, Retrying, Token, ToolEnded, TurnDone, TurnOpened
 from app.errors import ServerAwayError
 
 
@@ -22,41 +24,47 @@ def answer(client: Client, text: str, *, session_id: str, settings: dict[str, An
     if as_json:
         print(json.dumps(gather(_noted(event) for event in events)))
         return
-    printed = ""
+    printed, cleaner = "", Cleaner()
     for event in events:
         _noted(event)
         if isinstance(event, TurnOpened) and printed:
             # What is out cannot be taken back, and half an answer before a whole one must not look like one.
             raise ServerAwayError("AirLab broke off in the middle of the answer; say it again")
         if isinstance(event, Token):
-            printed = clean(event.text) or printed
-            sys.stdout.write(clean(event.text))
+            piece = cleaner.feed(event.text)
+            sys.stdout.write(piece)
             sys.stdout.flush()
-    if not printed.endswith("\n"):
-        print()
+            printed = piece or printed
+    rest = cleaner.rest()
+    print(rest, end="" if (rest or printed).endswith("\n") else "\n")
 
 
-def gather(events: Any) -> dict[str, Any]:
+def gather(events: Iterable[Event]) -> dict[str, Any]:
     """The turn as POST /chat answers it without streaming."""
     text = ""
     notices: list[str] = []
     calls: list[dict[str, Any]] = []
+    cut: dict[str, Any] | None = None
     done: TurnDone | None = None
     for event in events:
         match event:
-            case TurnOpened():
-                text, notices, calls = "", [], []
+            case Retrying():
+                text, notices, calls, cut = "", [], [], None
             case Token(text=piece):
                 text += piece
             case Notice(message=message):
                 notices.append(message)
             case ToolEnded():
                 calls.append(_fields(event))
+            case Cut():
+                cut = _fields(event)
             case TurnDone():
                 done = event
             case _:
                 pass
-    return {"response": text, **(_fields(done) if done else {}), "tool_calls": calls, "notices": notices}
+    used = [f"{call['name']}({short_arguments(call['arguments'])})" for call in calls if call["ran"]]
+    gathered = {"tools_used": used, "tool_calls": calls, "cut": cut, "notices": notices}
+    return {"response": text, **(_fields(done) if done else {}), **gathered}
 
 
 def _fields(event: Any) -> dict[str, Any]:

@@ -93,8 +93,9 @@ class TurnScreen:
             case TurnOpened():
                 self._begin_again()
             case Retrying(why=why, wait_s=wait_s):
+                self._settle()
                 self._is_retrying = True
-                self._say(f"{one_line(why)}; trying again after {format_duration(wait_s)}")
+                self._say(f"trying again after {format_duration(wait_s)}: {one_line(why)}")
             case ToolStarted() | ToolEnded() | ApprovalAsked():
                 self._settle()
                 self._show_tool(event)

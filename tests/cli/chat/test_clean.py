@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from app.cli.chat.clean import clean, one_line
+from app.cli.chat.clean import Cleaner, clean, one_line
 from app.cli.chat.markdown import markdown
 
 HOSTILE = {
@@ -21,7 +21,7 @@ HOSTILE = {
     "link": ("\x1b]8;;http://evil\x1b\\bank\x1b]8;;\x1b\\", "bank"),
     "one byte": ("a\x9b31mb\x9d0;t\x9cc", "abc"),
     "answerback": ("a\x05\x1bZb", "ab"),
-    "cut off": ("a\x1b]0;title", "a0;title"),
+    "cut off": ("a\x1b]0;title", "a]0;title"),
     "carriage return": ("rm -rf /\rls     ", "rm -rf /ls     "),
     "backspace": ("evil\b\b\b\bgood", "evilgood"),
     "right to left": ("a\u202egpj.exe\u2066", "agpj.exe"),
@@ -48,6 +48,22 @@ def test_nothing_that_controls_is_left_of_any_text(text: str) -> None:
     assert not [char for char in kept if unicodedata.category(char) in {"Cc", "Cs"} and char not in "\n\t"]
     assert clean(kept) == kept
     kept.encode()
+
+
+@given(st.lists(st.text(st.sampled_from("\x1b[]0;m\x07\x9bab\n\\"), max_size=6), max_size=8))
+def test_nothing_that_controls_is_left_of_pieces_either(pieces: list[str]) -> None:
+    """A sequence that comes in several tokens is one all the same."""
+    cleaner = Cleaner()
+    shown = "".join([*map(cleaner.feed, pieces), cleaner.rest()])
+
+    assert not [char for char in shown if char in "\x1b\x9b\x07"]
+
+
+def test_sequence_in_several_tokens_is_taken_out_and_text_is_not_held_for_long() -> None:
+    cleaner = Cleaner()
+    assert [cleaner.feed(piece) for piece in ["a\x1b", "[3", "1mb", "\x1b]0;ti", "tle\x07c"]] == ["a", "", "b", "", "c"]
+    cleaner.feed("\x1b]")
+    assert cleaner.feed("x" * 300) + cleaner.rest() == "]" + "x" * 300
 
 
 @given(st.text(st.characters() | st.sampled_from("\x1b[]()<>&#;`*\n\x07\x9b"), max_size=60))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chat.talk import configure
+from tests.chat.talk import configure, prompts
 from tests.conftest import MakeLab
 from tests.support.service import ADMIN_KEY, KEYS, ROOT, USE_KEY, Lab, Service, temporary_lab, wait_until
 from tests.support.terminal import CTRL_C, CTRL_D, CTRL_J, ENTER, TAB, UP, Terminal, at_terminal
@@ -113,6 +113,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(lab: Lab, service: Service)
             return str(service.http.get("/sessions/stopped").json()["turns"][-1]["status"])
 
         wait_until(lambda: last_turn() == "cancelled", "the turn is cancelled")
+        terminal.type(f"/retry{ENTER}")
+        wait_until(lambda: service.model("small")["busy"] == 1, "the model is at work again")
+        terminal.type(CTRL_C)
+        wait_until(lambda: last_turn() == "cancelled", "the turn is cancelled once more")
         terminal.type(f"Say hello.{ENTER}")
         terminal.until(DONE)
         assert last_turn() == "done"
@@ -135,7 +139,9 @@ def test_keys_of_the_line_do_what_keys_do(scripted: Lab) -> None:
             terminal.until_screen("  four")
             terminal.type(ENTER)
             terminal.until("three four\nsmall, ")  # as Markdown has it: one paragraph
-            terminal.type(f"/heal{TAB}")
+            terminal.type("/heal")
+            terminal.until_screen("whether AirLab is well")
+            terminal.type(TAB)
             terminal.until_screen("> /health")
             terminal.type(ENTER)
             terminal.until("ok: small is ready")
@@ -150,14 +156,59 @@ def test_keys_of_the_line_do_what_keys_do(scripted: Lab) -> None:
 
         history = scripted.folder / ".local" / "state" / "airlab" / "chat_history"
         assert history.stat().st_mode & 0o077 == 0
-        sessions = [s for s in prompts(service) if s != "/health"]
-        assert sessions == ["one\ntwo", "three\nfour"]
+        asked = [prompt["messages"][-1]["content"] for prompt in prompts(service)]
+        assert asked == ["one\ntwo", "three\nfour"]
 
 
-def prompts(service: Service) -> list[str]:
-    """What the model was asked last, prompt by prompt."""
-    recorded = service.engine("small").ask("/requests")
-    return [entry["body"]["messages"][-1]["content"] for entry in recorded if "messages" in entry.get("body", {})]
+def test_conversation_is_taken_back_retried_copied_found_and_exported(scripted: Lab) -> None:
+    scripted.fault("small", replies=[f"Answer {number}." for number in range(1, 9)])
+    folder = scripted.folder
+    with scripted.serve() as service, chat(scripted, service.url, "--session", "sea") as terminal:
+
+        def press(line: str, expected: str) -> str:
+            terminal.until_screen("/help")
+            terminal.type(f"{line}{ENTER}")
+            return terminal.until(expected)
+
+        press("/undo", "no session 'sea'")
+        press("About the sea?", "Answer 1.")
+        press("And the waves?", "Answer 2.")
+        press("/retry", "Answer 3.")
+        press("/undo", "taken back: And the waves?")
+        assert said(service, "sea") == ["About the sea?", "Answer 1."]
+        press("/name The wide sea", "named The wide sea")
+        press("/fork", "you go on in a copy")
+        press("And the wind?", "Answer 4.")
+        press("/new", "another conversation")
+        press("About the hills?", "Answer 5.")
+        press("/sessions sea", "/open NUMBER goes on in one of them")
+        copied, original = [line.split() for line in terminal.lines if " The wide sea  " in line]
+        assert (copied[0], original[0]) == ("1", "2")
+        press("/open 2", "The wide sea, 2 messages")
+        press("/export talk.md", "written: talk.md")
+        press("/export json", "written: sea.json")
+        press("/export talk.md", "nothing is overwritten")
+        press("/export-ft", "written: sea-training.jsonl, 1 conversation")
+        press("/export-ft all every.jsonl", "written: every.jsonl, 3 conversations")
+        press("/reset", "what was said stays stored")
+        assert said(service, "sea") == []
+        press("/quit", "/quit")
+        assert terminal.ended() == 0
+
+    assert "About the sea?" in (folder / "talk.md").read_text()
+    assert json.loads((folder / "sea.json").read_text())["sessions"][0]["name"] == "The wide sea"
+    [line] = (folder / "sea-training.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "messages": [
+            {"role": "user", "content": "About the sea?"},
+            {"role": "assistant", "content": "Answer 1."},
+        ]
+    }
+
+
+def said(service: Service, session_id: str) -> list[str]:
+    """The active branch of a conversation."""
+    return [message["content"] for message in service.http.get(f"/sessions/{session_id}").json()["messages"]]
 
 
 def test_file_goes_along_with_the_next_message(scripted: Lab) -> None:
@@ -263,7 +314,7 @@ def test_airlab_that_is_away_at_the_start_is_waited_for(make_lab: MakeLab) -> No
         port = free.getsockname()[1]
     lab = make_lab("fake", environment={"AIRLAB_PORT": str(port)})
     with chat(lab, f"http://127.0.0.1:{port}") as terminal:
-        terminal.until("is `airlab serve` running?; trying again after")
+        terminal.until("is `airlab serve` running?; trying again after 0.5 s")
         with lab.serve():
             terminal.until_screen("/help")
             terminal.type(CTRL_D)
