@@ -94,6 +94,14 @@ class Client:
         body = self._wire.ask("GET", "/models", params={"include_finetuned": include_finetuned})
         return [shaped(Model, {**model, "current": model["key"] == body["current"]}) for model in body["models"]]
 
+    def fit(self, model_key: str) -> Mapping[str, Any] | None:
+        """Whether a model would fit into the memory that is free now: ``fits`` and the arithmetic; None: not known."""
+        try:
+            found = self._wire.ask("GET", f"/models/{quote(model_key, safe='')}/fit", waits=False)
+        except (AnsweredError, LaterError):
+            return None
+        return found if isinstance(found, dict) else None
+
     def switch_model(self, model_key: str) -> Switched:
         """Make a model the current one; returns once it is loaded, however long that takes."""
         body = {"model_key": model_key}

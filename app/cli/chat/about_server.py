@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.text import Text
 
 from app.cli.chat.clean import clean
 from app.cli.chat.loading import switch_shown
-from app.cli.chat.menu import chosen, menu
+from app.cli.chat.menu import chosen, menu, usable
 from app.cli.chat.talk import Talk
 from app.client.shapes import Model
 from app.errors import AirLabError, AnsweredError
+
+
+_MOST_WEIGHED = 32
+"""Models of which is asked whether they fit; with more, a menu would take its time."""
 
 
 def model(talk: Talk, argument: str) -> None:
@@ -18,7 +24,15 @@ def model(talk: Talk, argument: str) -> None:
     if argument:
         use_model(talk, chosen(talk.models, argument))
     else:
-        talk.console.print(menu(talk.models, width=talk.console.width))
+        show_menu(talk)
+
+
+def show_menu(talk: Talk) -> None:
+    """The models, and of those that do not run whether they would fit."""
+    weighed = [model.key for model in usable(talk.models) if not model.loaded][:_MOST_WEIGHED]
+    fits = {key: talk.client.fit(key) for key in weighed}
+    rows = [replace(model, fit=fits.get(model.key)) for model in talk.models]
+    talk.console.print(menu(rows, width=talk.console.width))
 
 
 def use_model(talk: Talk, wanted: Model) -> None:

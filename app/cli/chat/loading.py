@@ -61,10 +61,11 @@ def _look(client: Client, model_key: str, progress: Progress, task: TaskID) -> N
 def progress_of(model: Model) -> tuple[str, float, float | None]:
     """What a model is busy with in words, with how much of how much; the whole is None where nobody knows it."""
     name, download = one_line(model.key, 40), model.download
-    if not isinstance(download, Mapping) or download.get("total_bytes") is None:
+    if model.exists or not isinstance(download, Mapping) or download.get("total_bytes") is None:
         return f"{name} is {one_line(model.state, 20)}", 0, None
-    done, total = _count(download.get("received_bytes")), _count(download.get("total_bytes"))
-    return f"{name} is downloaded, {format_bytes(done)} of {format_bytes(total)}", done, total or None
+    done, total = _count(download.get("done_bytes")), _count(download["total_bytes"])
+    state = one_line(str(download.get("state", "downloading")), 20)
+    return f"{name}: {state}, {format_bytes(done)} of {format_bytes(total)}", done, total or None
 
 
 def _count(value: Any) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from app.cli.chat.about_server import use_model
+from app.cli.chat.about_server import show_menu, use_model
 from app.cli.chat.about_sessions import show_end
 from app.cli.chat.clean import clean
 from app.cli.chat.commands import run_command
-from app.cli.chat.menu import chosen, menu, usable
+from app.cli.chat.menu import chosen, usable
 from app.cli.chat.person import answering, unechoed
 from app.cli.chat.prompt import make_prompt
 from app.cli.chat.talk import Talk
@@ -60,7 +60,7 @@ def _welcome(talk: Talk) -> None:
 
 
 def _choose(talk: Talk) -> None:
-    talk.console.print(menu(talk.models, width=talk.console.width))
+    show_menu(talk)
     while True:
         try:
             with answering():

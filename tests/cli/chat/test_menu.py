@@ -94,10 +94,13 @@ def test_beginning_of_several_names_names_these() -> None:
     ("download", "expected"),
     [
         (None, ("m is starting", 0, None)),
-        ({"received_bytes": 1024, "total_bytes": 4096}, ("m is downloaded, 1.0 KiB of 4.0 KiB", 1024, 4096)),
-        ({"received_bytes": "many", "total_bytes": 0}, ("m is downloaded, 0 B of 0 B", 0, None)),
-        ({"received_bytes": 1}, ("m is starting", 0, None)),
+        (
+            {"state": "verifying", "done_bytes": 1024, "total_bytes": 4096},
+            ("m: verifying, 1.0 KiB of 4.0 KiB", 1024, 4096),
+        ),
+        ({"done_bytes": "many", "total_bytes": 0}, ("m: downloading, 0 B of 0 B", 0, None)),
+        ({"state": "resolving", "done_bytes": 0, "total_bytes": None}, ("m is starting", 0, None)),
     ],
 )
 def test_progress_is_told_as_far_as_it_is_known(download: Any, expected: tuple[str, float, float | None]) -> None:
-    assert progress_of(model("m", state="starting", download=download)) == expected
+    assert progress_of(model("m", state="starting", exists=False, download=download)) == expected
