@@ -105,12 +105,12 @@ class Client:
     def switch_model(self, model_key: str) -> Switched:
         """Make a model the current one; returns once it is loaded, however long that takes."""
         body = {"model_key": model_key}
-        return shaped(Switched, self._wire.ask("POST", "/model/switch", body=body, admin=True, takes_long=True))
+        return shaped(Switched, self._wire.ask("POST", "/model/switch", body=body, admin=True))
 
     def send_command(self, command: str, value: str | float | None = None) -> CommandAnswer:
         """``system``, ``layers``, ``mem`` or ``tools``: read it, or with ``value`` set it."""
         body = {"command": command} if value is None else {"command": command, "value": value}
-        return shaped(CommandAnswer, self._wire.ask("POST", "/command", body=body, admin=True, takes_long=True))
+        return shaped(CommandAnswer, self._wire.ask("POST", "/command", body=body, admin=True))
 
     # Turns
 

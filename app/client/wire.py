@@ -84,7 +84,6 @@ class Wire:
         params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         admin: bool = False,
-        takes_long: bool = False,
         waits: bool = True,
     ) -> Any:
         """The JSON that AirLab answers.
@@ -95,16 +94,16 @@ class Wire:
             body: Sent as JSON.
             params: None values are left out.
             headers: Further ones.
-            admin: Whether the admin key is sent, where there is one.
+            admin: The admin key is sent, where there is one. What needs it may take as long as it takes, such as a
+                load: AirLab itself watches the progress.
             waits: Whether an AirLab that is away is waited for.
-            takes_long: The answer may take as long as it takes: AirLab itself watches the progress.
 
         Raises:
             ServerAwayError: Nobody answers, for as long as ``patience_s``.
             AnsweredError: AirLab says no.
         """
         patience = Patience(self.patience_s if waits else 0.0)
-        timeout = httpx.Timeout(_CONNECT_S, read=None if takes_long else _SILENT_S)
+        timeout = httpx.Timeout(_CONNECT_S, read=None if admin else _SILENT_S)
         given = {name: value for name, value in (params or {}).items() if value is not None}
         sent = {**self._authorization(admin=admin), **(headers or {})}
         while True:

@@ -13,7 +13,6 @@ from app.cli.chat.talk import Talk
 from app.client.shapes import Model
 from app.errors import AirLabError, AnsweredError
 
-
 _MOST_WEIGHED = 32
 """Models of which is asked whether they fit; with more, a menu would take its time."""
 
