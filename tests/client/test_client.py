@@ -184,27 +184,27 @@ def test_notice_and_key_errors_are_told(client: Client, service: Service) -> Non
     assert forbidden.value.status == 403
 
 
-@pytest.mark.parametrize("grant", [True, False])
-def test_call_that_waits_is_seen_and_answered(make_lab: MakeLab, grant: bool) -> None:
+def test_call_that_waits_is_seen_and_answered(make_lab: MakeLab) -> None:
     lab = make_lab(models={"small": {"tool_mode": "guided", "context_length": 4096}})
     configure(lab, tools={"builtin": ["write_file"]})
     notes = lab.folder / "workspace" / "notes.txt"
     notes.parent.mkdir()
     notes.write_text("old")
     decision = {"tool": "write_file", "arguments": {"path": str(notes.resolve()), "lines": ["new"]}}
-    lab.fault("small", replies=[json.dumps(decision), '{"tool": "none"}', "Done."])
+    lab.fault("small", replies=[json.dumps(decision), '{"tool": "none"}', "Done."] * 2)
     with lab.serve() as service, Client(service.url, patience_s=0) as client:
-        ended = []
-        for event in client.send_message("Write.", enable_tools=True, approvals=True):
-            if isinstance(event, ApprovalAsked):
-                assert [approval.id for approval in client.approvals()] == [event.id]
-                assert client.answer_approval(event.id, grant=grant)
-                assert not client.answer_approval(event.id, grant=grant)
-            elif isinstance(event, ToolEnded):
-                ended.append(event.status)
+        for grant, status, left in ((False, "denied", "old"), (True, "ok", "new")):
+            ended = []
+            for event in client.send_message("Write.", enable_tools=True, approvals=True):
+                if isinstance(event, ApprovalAsked):
+                    assert [approval.id for approval in client.approvals()] == [event.id]
+                    assert client.answer_approval(event.id, grant=grant)
+                    assert not client.answer_approval(event.id, grant=grant)
+                elif isinstance(event, ToolEnded):
+                    ended.append(event.status)
 
-    assert ended == ["ok" if grant else "denied"]
-    assert notes.read_text().strip() == ("new" if grant else "old")
+            assert ended == [status]
+            assert notes.read_text().strip() == left
 
 
 def test_nobody_there_is_said_in_a_sentence() -> None:

@@ -76,11 +76,12 @@ class Terminal:
     def until(self, words: str, *, bound_s: float = BOUND_S) -> str:
         """Wait until these words stand anywhere, and return everything; fails after ``bound_s`` with the screen."""
         ends_s = time.monotonic() + bound_s
+        over = False
         while not self.shows(words):
-            over = self._read()
-            if not self.shows(words) and (over or time.monotonic() > ends_s):
+            if over or time.monotonic() > ends_s:
                 why = "the program ended" if over else f"not within {bound_s:.0f} s"
                 raise AssertionError(f"{why}: {words!r}\n{self.everything}")
+            over = self._read()
         return self.everything
 
     def until_screen(self, words: str, *, bound_s: float = BOUND_S) -> list[str]:

@@ -127,37 +127,45 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(lab: Lab, service: Service)
         assert terminal.ended() == 0
 
 
-def test_keys_of_the_line_do_what_keys_do(scripted: Lab) -> None:
-    """History, completion, several lines, paste."""
-    scripted.fault("small", echo=True)
-    with scripted.serve() as service:
-        with chat(scripted, service.url) as terminal:
-            terminal.until_screen("/help")
-            terminal.type(f"one{CTRL_J}two{ENTER}")
-            terminal.until(DONE)
-            terminal.paste("three\nfour")
-            terminal.until_screen("  four")
-            terminal.type(ENTER)
-            terminal.until("three four\nsmall, ")  # as Markdown has it: one paragraph
-            terminal.type("/heal")
-            terminal.until_screen("whether AirLab is well")
-            terminal.type(TAB)
-            terminal.until_screen("> /health")
-            terminal.type(ENTER)
-            terminal.until("ok: small is ready")
-            terminal.type(CTRL_D)
-            assert terminal.ended() == 0
-        with chat(scripted, service.url, "--session", "again") as terminal:
-            terminal.until_screen("/help")
-            terminal.type(UP)
-            terminal.until_screen("> /health")
-            terminal.type(ENTER)
-            terminal.until("ok: small is ready")
+@pytest.fixture(scope="module")
+def echo() -> Iterator[tuple[Lab, Service]]:
+    """A model that says again what was said to it."""
+    with temporary_lab("fake", models={"small": {"context_length": 8192}}) as lab:
+        lab.fault("small", echo=True)
+        with lab.serve() as service:
+            yield lab, service
 
-        history = scripted.folder / ".local" / "state" / "airlab" / "chat_history"
-        assert history.stat().st_mode & 0o077 == 0
-        asked = [prompt["messages"][-1]["content"] for prompt in prompts(service)]
-        assert asked == ["one\ntwo", "three\nfour"]
+
+def test_keys_of_the_line_do_what_keys_do(echo: tuple[Lab, Service]) -> None:
+    """History, completion, several lines, paste."""
+    lab, service = echo
+    with chat(lab, service.url) as terminal:
+        terminal.until_screen("/help")
+        terminal.type(f"one{CTRL_J}two{ENTER}")
+        terminal.until(DONE)
+        terminal.paste("three\nfour")
+        terminal.until_screen("  four")
+        terminal.type(ENTER)
+        terminal.until("three four\nsmall, ")  # as Markdown has it: one paragraph
+        terminal.type("/heal")
+        terminal.until_screen("whether AirLab is well")
+        terminal.type(TAB)
+        terminal.until_screen("> /health")
+        terminal.type(ENTER)
+        terminal.until("ok: small is ready")
+        terminal.type(CTRL_D)
+        assert terminal.ended() == 0
+    with chat(lab, service.url, "--session", "again") as terminal:
+        terminal.until_screen("/help")
+        terminal.type(UP)
+        terminal.until_screen("> /health")
+        terminal.type(ENTER)
+        terminal.until("ok: small is ready")
+
+    history = lab.folder / ".local" / "state" / "airlab" / "chat_history"
+    assert history.stat().st_mode & 0o077 == 0
+    asked = [prompt["messages"][-1]["content"] for prompt in prompts(service)]
+    assert [text for text in asked if "What is to do" not in text] == ["one\ntwo", "three\nfour"]
 
 
 def test_conversation_is_taken_back_retried_copied_found_and_exported(scripted: Lab) -> None:
@@ -211,26 +219,17 @@ def said(service: Service, session_id: str) -> list[str]:
     return [message["content"] for message in service.http.get(f"/sessions/{session_id}").json()["messages"]]
 
 
-def test_file_goes_along_with_the_next_message(scripted: Lab) -> None:
-    scripted.fault("small", echo=True)
-    (scripted.folder / "my notes.txt").write_text("buy milk\n")
-    with scripted.serve() as service, chat(scripted, service.url) as terminal:
+def test_file_goes_along_and_what_comes_back_does_not_steer_the_terminal(echo: tuple[Lab, Service]) -> None:
+    lab, service = echo
+    (lab.folder / "my notes.txt").write_text("buy \x1b]0;owned\x07\x1b[2J\x1b[31mmilk\n")
+    with chat(lab, service.url) as terminal:
         terminal.until_screen("/help")
         terminal.type(f"/file my notes.txt{ENTER}")
-        terminal.until("my notes.txt (9 B) goes along with your next message")
+        terminal.until("my notes.txt (28 B) goes along with your next message")
         terminal.until_screen("1 file")
         terminal.type(f"What is to do?{ENTER}")
         terminal.until("buy milk")
         terminal.until(DONE)
-
-
-def test_what_a_model_writes_does_not_steer_the_terminal(scripted: Lab) -> None:
-    scripted.fault("small", replies=["safe\x1b]0;owned\x07 \x1b[2Jand \x1b[31msound"])
-    with scripted.serve() as service, chat(scripted, service.url) as terminal:
-        terminal.until_screen("/help")
-        terminal.type(f"Hello.{ENTER}")
-        terminal.until(DONE)
-        assert "\nsafe and sound\n" in terminal.everything
         assert b"owned" not in terminal.written
 
 
@@ -243,7 +242,7 @@ def writer(scripted: Lab) -> Lab:
     decision = {"tool": "write_file", "arguments": {"path": str(notes(scripted).resolve()), "lines": ["new"]}}
     gate = str(scripted.folder / "gate")
     replies = [json.dumps(decision), '{"tool": "none"}', "It is done."]
-    scripted.fault("small", replies=replies, token_gate_file=gate)
+    scripted.fault("small", replies=replies * 2, token_gate_file=gate)
     return scripted
 
 
@@ -252,33 +251,30 @@ def notes(lab: Lab) -> Path:
 
 
 def test_call_that_needs_a_yes_asks_for_it_inline(writer: Lab) -> None:
-    (writer.folder / "gate").touch()
-    with writer.serve() as service, chat(writer, service.url, "--tools") as terminal:
-        terminal.until_screen("/help")
-        terminal.type(f"Write.{ENTER}")
-        asked = terminal.until("[y/N, 60 s]")
-        assert "→ write_file(path=" in asked
-        assert "May it? write_file(path=" in asked
-        assert notes(writer).read_text() == "old"
-        terminal.type(f"y{ENTER}")
-        told = terminal.until(DONE)
-        assert "✓ write_file  ok" in told
-        assert "It is done." in told
-        assert notes(writer).read_text().strip() == "new"
-
-
-def test_yes_that_was_typed_before_the_question_is_no_answer(writer: Lab) -> None:
+    """Also where a yes was typed before the question: that is no answer to it."""
     with writer.serve() as service, chat(writer, service.url, "--tools") as terminal:
         terminal.until_screen("/help")
         terminal.type(f"Write.{ENTER}")
         wait_until(lambda: service.model("small")["busy"] == 1, "the model is at work")
         terminal.type(f"y{ENTER}y{ENTER}")
         (writer.folder / "gate").touch()
-        terminal.until("[y/N, 60 s]")
+        asked = terminal.until("[y/N, 60 s]")
+        assert "→ write_file(path=" in asked
+        assert "May it? write_file(path=" in asked
         terminal.type(ENTER)
-        told = terminal.until(DONE)
-        assert "✗ write_file  denied" in told
+        assert "✗ write_file  denied" in terminal.until(DONE)
         assert notes(writer).read_text() == "old"
+
+        terminal.until_screen("/help")
+        terminal.clear()
+        terminal.type(f"Write all the same.{ENTER}")
+        terminal.until("[y/N, 60 s]")
+        assert notes(writer).read_text() == "old"
+        terminal.type(f"y{ENTER}")
+        told = terminal.until(DONE)
+        assert "✓ write_file  ok" in told
+        assert "It is done." in told
+        assert notes(writer).read_text().strip() == "new"
 
 
 def test_answer_comes_although_airlab_was_killed_in_the_middle(make_lab: MakeLab) -> None:
@@ -321,7 +317,8 @@ def test_airlab_that_is_away_at_the_start_is_waited_for(make_lab: MakeLab) -> No
             assert terminal.ended() == 0
 
 
-def test_key_that_may_not_switch_asks_for_the_model_with_each_message(make_lab: MakeLab) -> None:
+def test_keys_that_may_less_or_nothing_are_told_so(make_lab: MakeLab) -> None:
+    """One that may not switch asks for the model with each message instead."""
     lab = make_lab("fake", models={"small": {}, "other": {}}, environment=KEYS)
     with lab.serve(key=ADMIN_KEY) as service:
         talking = chat(lab, service.url, "--url", service.url, AIRLAB_ADMIN_KEY="", AIRLAB_API_KEY=USE_KEY)
@@ -335,10 +332,7 @@ def test_key_that_may_not_switch_asks_for_the_model_with_each_message(make_lab: 
             terminal.until("admin")
         assert service.http.get("/health").json()["model_key"] == "small"
 
-
-def test_wrong_key_ends_it_with_a_sentence(make_lab: MakeLab) -> None:
-    lab = make_lab("fake", environment=KEYS)
-    with lab.serve() as service, chat(lab, service.url, AIRLAB_API_KEY="wrong") as terminal:
-        assert terminal.ended() == 1
-        assert "no key of this AirLab" in terminal.everything
-        assert "Traceback" not in terminal.everything
+        with chat(lab, service.url, AIRLAB_API_KEY="wrong") as terminal:
+            assert terminal.ended() == 1
+            assert "no key of this AirLab" in terminal.everything
+            assert "Traceback" not in terminal.everything
