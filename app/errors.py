@@ -194,6 +194,20 @@ class TooManyFailuresError(UnavailableError):
     """Too many wrong keys from one address."""
 
 
+class ServerAwayError(AirLabError):
+    """A client reached no AirLab, or AirLab broke off in the middle; trying again later can work."""
+
+
+class AnsweredError(AirLabError):
+    """AirLab told a client that it cannot, or will not, do what was asked."""
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        """Keep the HTTP status, None for what ended a stream, and the code that a program can compare."""
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
 class StorageError(AirLabError):
     """The database, or a file that AirLab keeps, could not be opened, read or written."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def run(arguments: list[str]) -> int:
         print(f"airlab: {exc.message}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:  # `airlab plan | head`
-        sys.stderr.close()
+        # What is left in the buffer goes nowhere, or Python would complain about it at the very end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -67,6 +69,10 @@ def _parser(first: list[str]) -> argparse.ArgumentParser:
         commands, "launcher", "launcher:launcher", "start containers for an AirLab that may not use Docker itself"
     )
     launcher.add_argument("--peer", type=int, help="the user id that may ask (the launcher's own)")
+
+    chat = _command(commands, "chat", "chat.start:chat", "talk with a model, on the terminal or through a pipe")
+    if first == ["chat"]:
+        importlib.import_module("app.cli.chat.start").takes(chat)
 
     ps = _command(commands, "ps", "remote:ps", "show the models of the running AirLab and their states")
     ps.add_argument("--json", action="store_true", help="print JSON")

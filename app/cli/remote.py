@@ -65,7 +65,7 @@ def connected(options: argparse.Namespace, *, as_user: bool = False) -> Iterator
         AirLabError: None answers, or what answers is none.
     """
     settings = read_settings()
-    base = options.url or _own_url(settings)
+    base = options.url or own_url(settings)
     key = settings.admin_key or settings.api_key
     if as_user:
         key = settings.api_key or settings.admin_key
@@ -100,7 +100,8 @@ def _ask(options: argparse.Namespace, method: str, path: str) -> Any:
         return read(client.request(method, path))
 
 
-def _own_url(settings: Settings) -> str:
+def own_url(settings: Settings) -> str:
+    """Where the AirLab of this manifest and environment serves."""
     server = read_manifest(settings.manifest).manifest.server
     host, port = settings.host or server.host, settings.port if settings.port is not None else server.port
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

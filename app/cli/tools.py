@@ -6,7 +6,7 @@ import argparse
 import json
 import select
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +14,7 @@ import httpx
 
 from app.cli.main import DONE, FAILED
 from app.cli.remote import connected, read
+from app.client.stream import read_events
 from app.devices.ask import printable
 from app.errors import AirLabError, ToolNotFoundError
 from app.manifest.problems import nearest
@@ -99,22 +100,11 @@ def _called(client: httpx.Client, name: str, body: dict[str, Any]) -> dict[str, 
         if answer.is_error:
             answer.read()
             read(answer)
-        for event, data in _events(answer):
+        for event, data in read_events(answer.iter_bytes()):
             if event == "result":
                 return data
             _answer(client, data)
     raise AirLabError("AirLab broke off before the call had ended")
-
-
-def _events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The events of a stream: name and data."""
-    name = ""
-    for line in answer.iter_lines():
-        key, _, value = line.partition(": ")
-        if key == "event":
-            name = value
-        elif key == "data":
-            yield name, json.loads(value)
 
 
 def _answer(client: httpx.Client, approval: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.support.service import BOUND_S, ROOT, Lab, Service
 
 SHOWN_AT = "http://127.0.0.1:8080"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "howto").glob("*.md"))]
 NOT_RUN = re.compile(r"^\s*(make |export |AIRLAB_HOST=)")
 """Lines that set up a machine: the clean-clone trial and `.ci/run` are their test."""
 
@@ -59,13 +59,27 @@ def test_example_answers_as_a_reader_expects(shipped: Service, place: str, comma
     if command.startswith("curl"):
         argv = [*shlex.split(command.replace("\\\n", " ").replace(SHOWN_AT, shipped.url)), "-sS", "--fail-with-body"]
     else:
-        argv = [sys.executable, "-m", "app", *shlex.split(command, comments=True)[1:]]
+        here = command.replace(".venv/bin/python", shlex.quote(sys.executable))
+        here = here.replace(".venv/bin/airlab", f"{shlex.quote(sys.executable)} -m app")
+        here = here.replace("training.jsonl", shlex.quote(str(shipped.log_file.with_name("training.jsonl"))))
+        argv = ["bash", "-o", "pipefail", "-c", here]
     environment = {
         "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "AIRLAB_URL": shipped.url,
         "AIRLAB_PORT": shipped.url.rpartition(":")[2],
         "AIRLAB_MANIFEST": str(shipped.log_file.with_name("airlab.yaml")),
     }
-    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=BOUND_S, check=False)
+    done = subprocess.run(
+        argv,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
 
     assert done.returncode == 0, f"{place}: {done.stdout}{done.stderr}"
     if "stream" in command:
@@ -92,8 +106,50 @@ def test_documented_client_works_as_it_is_shown(shipped: Service) -> None:
     assert done.stdout.strip()
 
 
-def test_every_page_that_readme_names_is_there() -> None:
-    """A link into nowhere is the first thing a new user meets."""
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+def test_tutorial_leads_to_training_data(shipped: Service) -> None:
+    """Its commands have run above; what they wrote is what a trainer reads."""
+    file = shipped.log_file.with_name("training.jsonl")
+    [line] = file.read_text().splitlines()
+    messages = json.loads(line)["messages"]
 
-    assert [link for link in links if not (ROOT / Path(link)).exists()] == []
+    assert [set(message) for message in messages] == [{"role", "content"}] * 4
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+    assert messages[1]["content"] == "Arr, I be Captain Ada!"
+
+
+def quoted() -> list[tuple[str, str, str]]:
+    """(page and line, file, code) of every ``python`` block that begins with the name of a file."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.finditer(r"^```python\n# (\S+\.py)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            line = text[: block.start(1)].count("\n") + 1
+            found.append((f"{page.name}:{line}", block[1], block[2]))
+    return found
+
+
+@pytest.mark.parametrize(("place", "file", "code"), [pytest.param(*each, id=each[0]) for each in quoted()])
+def test_quoted_code_is_what_stands_there_or_runs(shipped: Service, place: str, file: str, code: str) -> None:
+    """Code of AirLab's is quoted word by word; code of the reader's runs as it is shown."""
+    if file.startswith("app/"):
+        assert code in (ROOT / file).read_text(), f"{place}: {file} has changed"
+        return
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace(SHOWN_AT, shipped.url)],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ok ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_that_a_page_names_is_there(page: Path) -> None:
+    """A link into nowhere is the first thing a new user meets."""
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []

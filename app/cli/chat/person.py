@@ -1,0 +1,74 @@
+"""Whoever sits at the terminal: asked for a yes, for as long as there is time, and kept from disturbing the picture."""
+
+from __future__ import annotations
+
+import json
+import select
+import sys
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.text import Text
+
+from app.cli.chat.clean import clean
+from app.client.events import ApprovalAsked
+
+_SHOWN_WHOLE = 300
+"""Words longer than this leave something of the arguments out, so these are shown besides."""
+_MOST_SHOWN = 4000
+
+
+def allows(console: Console, asked: ApprovalAsked) -> bool:
+    """Whether the person allows a call."""
+    console.print(Text(f"May it? {clean(asked.words)}", style="bold yellow"))
+    if len(asked.arguments) > _SHOWN_WHOLE:
+        console.print(Text(_whole(asked.arguments), style="yellow"))
+    console.print(Text(f"[y/N, {asked.limit_s:.0f} s] ", style="bold yellow"), end="")
+    # What was typed before the question was seen is no answer to it.
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    with answering():
+        ready, _, _ = select.select([sys.stdin], [], [], asked.limit_s)
+        answer = sys.stdin.readline().strip().lower() if ready else ""
+    if not ready:
+        console.print("\nno answer in time, so: no")
+    return answer in {"y", "yes"}
+
+
+def _whole(arguments: str) -> str:
+    try:
+        text = json.dumps(json.loads(arguments), indent=1, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = arguments
+    more = len(text) - _MOST_SHOWN
+    return clean(text[:_MOST_SHOWN]) + (f"\n[and {more} characters more: say no if in doubt]" if more > 0 else "")
+
+
+@contextmanager
+def unechoed() -> Iterator[None]:
+    """What is typed ahead waits for the next prompt as it was typed: it is not drawn into an answer.
+
+    Enter stays Enter meanwhile; a terminal would make a line feed of it, which the prompt takes for another key.
+    """
+    with _modes(echoes=False):
+        yield
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """A line can be read as usual."""
+    with _modes(echoes=True):
+        yield
+
+
+@contextmanager
+def _modes(*, echoes: bool) -> Iterator[None]:
+    before, modes = termios.tcgetattr(sys.stdin), termios.tcgetattr(sys.stdin)
+    modes[0] = modes[0] | termios.ICRNL if echoes else modes[0] & ~termios.ICRNL
+    modes[3] = modes[3] | termios.ECHO if echoes else modes[3] & ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, modes)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
