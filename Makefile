@@ -20,6 +20,19 @@ run: setup ## start AirLab on http://127.0.0.1:8080; more arguments: ARGS="--por
 test: setup-dev ## run the tests; some of them: ARGS="tests/manifest -k alias"
 	@exec $(BIN)/python -m pytest $(ARGS)
 
+engine: ## compile the pinned llama-server into .llama/, where airlab finds it; needs g++ and ten minutes
+	@scripts/engine.sh all .llama
+
+image: ## build airlab:cpu, what `docker compose up` runs
+	@docker compose build airlab
+
+image-cuda: image ## build airlab:cuda, for models on NVIDIA's GPUs; takes the better part of an hour
+	@docker compose build cuda
+
+test-docker: setup-dev ## build the images under other names, and test them and compose.yaml in Docker
+	@scripts/test-images.sh
+	@AIRLAB_TEST_IMAGE=airlab-test:cpu AIRLAB_TEST_REQUIRE_DOCKER=1 $(BIN)/python -m pytest -m docker $(ARGS)
+
 test-llama: setup-dev ## run the tests that need a real llama-server: AIRLAB_TEST_LLAMA_SERVER=/path/to/llama-server
 	@AIRLAB_TEST_REQUIRE_LLAMA=1 $(BIN)/python -m pytest -m llama $(ARGS)
 

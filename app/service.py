@@ -223,10 +223,7 @@ def require_keys_for(host: str, settings: Settings) -> None:
         raise SettingsError("AIRLAB_API_KEY and AIRLAB_ADMIN_KEY are the same: everybody who may chat could shut down")
     if settings.api_key is not None and settings.admin_key is not None:
         return
-    reached = host
-    if settings.published is not None and in_container():
-        # The wide address in here is the container's own; who can come to it is decided by whom the host lets in.
-        reached = settings.published
+    reached = reached_at(host, settings)
     if _is_loopback(reached):
         return
     missing = [
@@ -235,7 +232,7 @@ def require_keys_for(host: str, settings: Settings) -> None:
         if key is None
     ]
     are_not = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not set"
-    if reached is not host:
+    if _is_published(settings):
         raise SettingsError(
             f"this container's port is published on {reached}, which others can reach, and {are_not}. Write into .env "
             "beside compose.yaml:\n"
@@ -247,6 +244,16 @@ def require_keys_for(host: str, settings: Settings) -> None:
         f"server.host is {host}, which others can reach, and {are_not}. Set it before the start:\n{lines}\n"
         "or listen on 127.0.0.1 only."
     )
+
+
+def reached_at(host: str, settings: Settings) -> str:
+    """The address that decides who can come: in a container the one that its host publishes the port on, if told."""
+    return settings.published if settings.published is not None and _is_published(settings) else host
+
+
+def _is_published(settings: Settings) -> bool:
+    # Outside of a container the variable would open what it is meant to keep shut.
+    return settings.published is not None and in_container()
 
 
 def _is_loopback(host: str) -> bool:

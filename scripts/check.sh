@@ -12,6 +12,11 @@ check ruff format --check .
 check mypy
 check lint-imports
 check python scripts/docs.py --check
+if [ -x .venv/bin/hadolint ]; then check hadolint Dockerfile Dockerfile.cuda tests/docker/pytest.Dockerfile; fi
+if docker compose version >/dev/null 2>&1; then
+  echo '== docker compose config'
+  docker compose --profile cuda config --quiet || failed+=("docker compose config")
+fi
 if [ ${#failed[@]} -gt 0 ]; then
   printf '\nfailed: %s (make fix repairs lint and format where a machine can)\n' "${failed[*]}" >&2
   exit 1

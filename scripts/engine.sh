@@ -93,6 +93,7 @@ case ${1:-} in
     configure "$work" "${3:-}"
     build "$work" "$2"
     "$2/llama-server" --version
+    echo "engine: $2/llama-server is ready"
     ;;
   *) fail "no such thing as '${1:-}'; use all, tools, configure, kernel or build" ;;
 esac

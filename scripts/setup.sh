@@ -65,7 +65,9 @@ import pathlib, shlex, sys, sysconfig
 root = pathlib.Path(sys.argv[1])
 pathlib.Path(sysconfig.get_path("purelib"), "airlab.pth").write_text(f"{root}\n")
 command = root / ".venv/bin/airlab"
-command.write_text(f'#!/bin/sh\nexec {shlex.quote(str(root / ".venv/bin/python"))} -P -m app "$@"\n')
+# What `make engine` compiled counts as on PATH, after everything that is.
+path = f'PATH="$PATH":{shlex.quote(str(root / ".llama"))}'
+command.write_text(f'#!/bin/sh\n{path} exec {shlex.quote(str(root / ".venv/bin/python"))} -P -m app "$@"\n')
 command.chmod(0o755)
 PY
 }

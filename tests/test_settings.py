@@ -154,3 +154,13 @@ def test_caches_of_the_hub_are_those_that_its_own_programs_use(monkeypatch: pyte
     assert read_settings().hub_caches == (Path("/hf/cache"),)
     monkeypatch.setenv("LLAMA_CACHE", "/llama")
     assert read_settings().hub_caches == (Path("/llama"),)
+
+
+def test_home_is_the_manifests_folder_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a container the manifest is mounted read-only, and what AirLab writes lies elsewhere."""
+    monkeypatch.setenv("AIRLAB_MANIFEST", str(tmp_path / "config" / "airlab.yaml"))
+    assert read_settings().home == read_settings().folder == tmp_path / "config"
+    monkeypatch.setenv("AIRLAB_HOME", str(tmp_path))
+    settings = read_settings()
+    assert (settings.home, settings.folder) == (tmp_path, tmp_path / "config")
+    assert settings.state == tmp_path / ".airlab"

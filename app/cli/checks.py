@@ -21,6 +21,7 @@ import psutil
 from app.cli.checkup import Facts
 from app.cli.findings import Finding, Verdict
 from app.devices.ask import ask, printable
+from app.devices.cards import nvidia_cards
 from app.devices.dockerd import ask_docker, docker_socket
 from app.devices.holders import lock_holder, port_holder
 from app.devices.memory import read_vram
@@ -28,7 +29,7 @@ from app.devices.sandbox import probe_kernel
 from app.errors import SettingsError
 from app.fleet.decide import cannot_start
 from app.live.inputs import models_dir
-from app.service import require_keys_for
+from app.service import reached_at, require_keys_for
 from app.units import GIB, format_bytes
 
 _SAFE_LLAMA_BUILD = 8146
@@ -50,7 +51,7 @@ def machine_checks(facts: Facts | None) -> dict[str, Callable[[], Finding]]:
     """Every check, by the name of what it finds; without facts those that need none."""
     checks: dict[str, Callable[[], Finding]] = {}
     if facts is not None:
-        needing = (engine, model, memory, disk, gpu, port, keys, state)
+        needing = (engine, model, memory, disk, gpu, port, keys, state, launcher)
         checks = {check.__name__: partial(check, facts) for check in needing}
     return checks | {"docker": docker, "sandbox": sandbox}
 
@@ -133,6 +134,9 @@ def gpu(facts: Facts) -> Finding:
         f"{card.gpu}: {format_bytes(card.total_bytes - card.used_bytes)} of {format_bytes(card.total_bytes)} free"
         for card in cards
     ] or [each.name for each in facts.host.gpus or ()]
+    if not shown and nvidia_cards():
+        fix = "install NVIDIA's driver; for containers also its Container Toolkit, then `docker compose build cuda`"
+        return Finding("gpu", "warning", f"an NVIDIA card is in this machine, and cannot be seen here: {why_none}", fix)
     if not shown:
         return Finding("gpu", "not applicable", why_none)
     found = "; ".join(shown)
@@ -205,8 +209,9 @@ def keys(facts: Facts) -> Finding:
         case False, True:
             found = "AIRLAB_API_KEY is not set: every client needs the admin key, and only loopback is listened on"
             return Finding("keys", "warning", found, "export AIRLAB_API_KEY=$(openssl rand -hex 32)")
+    reached = reached_at(host, settings)
     return Finding(
-        "keys", "ok", f"none is set: everybody on this machine may do everything, and only {host} is listened on"
+        "keys", "ok", f"none is set: everybody on this machine may do everything, and only {reached} is listened on"
     )
 
 
@@ -245,10 +250,31 @@ def docker() -> Finding:
     told = ask_docker(place)
     if told.version is None:
         return Finding("docker", "warning", f"Docker at {place} {told.why_not}", "look at its log, or restart it")
-    verdict, notes = _docker_notes(told.version, has_nvidia="nvidia" in told.runtimes)
-    runtime = "with the nvidia runtime" if "nvidia" in told.runtimes else "without the nvidia runtime, so without GPUs"
+    has_nvidia = "nvidia" in told.runtimes
+    verdict, notes = _docker_notes(told.version, has_nvidia=has_nvidia)
+    runtime = "with the nvidia runtime" if has_nvidia else "without the nvidia runtime, so without GPUs"
     found = f"Docker {told.version}{', rootless' if told.rootless else ''}, {runtime}"
-    return Finding("docker", verdict, "; ".join([found, *notes]), "update it" if notes else None)
+    fixes = ["update it"] if notes else []
+    if not has_nvidia and shutil.which("nvidia-smi"):
+        verdict = "warning"
+        notes.append("there is a driver for NVIDIA's GPUs, but models in containers cannot have them")
+        fixes.append("install the NVIDIA Container Toolkit, then: nvidia-ctk runtime configure --runtime=docker")
+    return Finding("docker", verdict, "; ".join([found, *notes]), "; ".join(fixes) or None)
+
+
+def launcher(facts: Facts) -> Finding:
+    """Whether the launcher, which starts models in containers for an AirLab that may not use Docker, can be reached."""
+    place = facts.settings.launcher
+    if place is None:
+        return Finding("launcher", "not applicable", "AIRLAB_LAUNCHER names none; only AirLab in a container needs one")
+    try:
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.settimeout(_HEALTH_S)
+            trial.connect(str(place))
+    except OSError as exc:
+        fix = "look at its log (docker compose logs launcher); until then models run where AirLab runs, or not at all"
+        return Finding("launcher", "warning", f"it cannot be reached at {place}: {exc.strerror or exc}", fix)
+    return Finding("launcher", "ok", f"it listens at {place}")
 
 
 def _docker_notes(version: str, *, has_nvidia: bool) -> tuple[Verdict, list[str]]:

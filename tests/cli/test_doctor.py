@@ -27,7 +27,7 @@ from tests.support.service import KEYS, Lab
 VERSION = "version: 9999 (abcdef0)"
 NAMES = [
     *("python", "environment", "manifest", "edits", "profile", "engine", "model", "memory", "disk", "gpu"),
-    *("port", "keys", "state", "docker", "sandbox"),
+    *("port", "keys", "state", "launcher", "docker", "sandbox"),
 ]
 
 
@@ -327,6 +327,32 @@ def test_docker_is_told_with_its_version_and_what_is_wrong_with_it(make_lab: Mak
     with scripted_dockerd(lab.folder / "docker.sock", b"{}"):
         assert diagnose(call, lab)["docker"][0] == "warning"
     assert diagnose(call, lab, DOCKER_HOST="tcp://192.0.2.1:2375")["docker"][0] == "not applicable"
+
+
+def test_docker_without_the_toolkit_on_a_machine_with_a_driver_is_a_warning(make_lab: MakeLab, call: Call) -> None:
+    lab = make_lab()
+    lay_program(lab, "nvidia-smi", 'echo "NVIDIA GeForce RTX 5070 Ti, 1024, 16384"')
+    with scripted_dockerd(lab.folder / "docker.sock", b'{"ServerVersion": "28.2.2", "Runtimes": {"runc": {}}}'):
+        verdict, found, fix = diagnose(call, lab)["docker"]
+    assert verdict == "warning"
+    assert "cannot have them" in found
+    assert "Container Toolkit" in fix
+
+
+def test_launcher_is_tried_where_one_is_named(make_lab: MakeLab, call: Call) -> None:
+    lab = make_lab()
+    assert diagnose(call, lab)["launcher"][0] == "not applicable"
+
+    place = lab.folder / "launcher.sock"
+    verdict, found, fix = diagnose(call, lab, AIRLAB_LAUNCHER=str(place))["launcher"]
+    assert verdict == "warning"
+    assert str(place) in found
+    assert "docker compose logs launcher" in fix
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        assert diagnose(call, lab, AIRLAB_LAUNCHER=str(place))["launcher"][0] == "ok"
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may use every socket")
