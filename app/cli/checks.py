@@ -27,9 +27,9 @@ from app.devices.memory import read_vram
 from app.devices.sandbox import probe_kernel
 from app.errors import SettingsError
 from app.fleet.decide import cannot_start
-from app.live.inputs import models_dir
 from app.service import require_keys_for
 from app.units import GIB, format_bytes
+from app.weights.look import models_dir
 
 _SAFE_LLAMA_BUILD = 8146
 """Older ones let a crafted model file write outside their memory (CVE-2026-27940)."""
