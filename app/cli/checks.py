@@ -19,6 +19,7 @@ import httpx
 import psutil
 
 from app.cli.checkup import Facts
+from app.cli.containers import container
 from app.cli.findings import Finding, Verdict
 from app.devices.ask import ask, printable
 from app.devices.dockerd import ask_docker, docker_socket
@@ -50,7 +51,7 @@ def machine_checks(facts: Facts | None) -> dict[str, Callable[[], Finding]]:
     """Every check, by the name of what it finds; without facts those that need none."""
     checks: dict[str, Callable[[], Finding]] = {}
     if facts is not None:
-        needing = (engine, model, memory, disk, gpu, port, keys, state)
+        needing = (engine, container, model, memory, disk, gpu, port, keys, state)
         checks = {check.__name__: partial(check, facts) for check in needing}
     return checks | {"docker": docker, "sandbox": sandbox}
 
