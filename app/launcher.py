@@ -46,7 +46,8 @@ from app.fleet.spec import model_specs
 from app.manifest.load import read_manifest
 from app.manifest.schema import DockerEngineSection
 from app.settings import Settings
-from app.weights.inventory import HeaderCache, take_inventory
+from app.weights.inventory import HeaderCache
+from app.weights.look import look_for_weights
 
 log = logging.getLogger("airlab.launcher")
 
@@ -111,16 +112,8 @@ class Recipes:
 
     def _runs(self, key: str) -> list[RunSpec]:
         """How this model would run, under each profile of the manifest that is for containers."""
-        settings = self._settings
-        manifest = read_manifest(settings.manifest).manifest
-        names = (name for model in manifest.models.values() for name in (model.filename, *model.adapters) if name)
-        weights = take_inventory(
-            settings.home / "models",
-            names,
-            finetuned_dir=settings.home / manifest.finetuned.directory,
-            headers=self._headers,
-            read_headers=True,
-        )
+        manifest = read_manifest(self._settings.manifest).manifest
+        weights = look_for_weights(manifest, self._settings, self._headers)
         # The numbers that depend on the host come with the request.
         host = Host(cores=1, can_offload=True)
         runs = []

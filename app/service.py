@@ -20,7 +20,7 @@ from app.fleet.states import Limits
 from app.gate import Gate
 from app.journal import Fact, Journal, Trouble
 from app.live.guards import Joined, builtin_tools, in_force
-from app.live.inputs import finetuned_dir, first_inputs, models_dir, probe
+from app.live.inputs import first_inputs, probe
 from app.live.reload import Reload
 from app.manifest.load import Loaded
 from app.manifest.schema import ServerSection
@@ -37,6 +37,7 @@ from app.tools.mcp import McpServers
 from app.tools.toolbox import Toolbox
 from app.weights.downloads import Downloads
 from app.weights.inventory import HeaderCache
+from app.weights.look import finetuned_dir, models_dir
 
 DRAIN_S = 20.0
 """How long open turns and requests may go on after the service was told to stop."""

@@ -16,12 +16,15 @@ from typing import Any, cast
 import pytest
 
 from app.devices.gpus import Gpu
+from app.devices.probe import Host
 from app.engines.base import Exit, Launch, RunSpec
 from app.engines.container import spec_digest
 from app.engines.docker import DockerEngine
 from app.engines.launched import LaunchedEngine, gpus_through
 from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError, LauncherRefusedError
 from app.launcher import Launcher, Recipes
+from app.live.inputs import first_snapshot
+from app.manifest.load import read_manifest
 from app.settings import Settings
 from app.units import MIB
 from tests.fakes import run_spec
@@ -349,6 +352,27 @@ async def test_start_that_nobody_waits_for_is_removed(folder: Path) -> None:
         await asyncio.wait({starting})
         await house.docker.born.wait()
         assert (await house.docker.started[0].exited()).code == -15
+
+
+async def test_model_out_of_the_hubs_cache_is_the_same_for_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher looks for files where the service does, links of the cache included."""
+    cache = folder / "cache"
+    blob, snapshot = cache / "models--o--r/blobs/1", cache / "models--o--r/snapshots/1"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(minimal_gguf())
+    snapshot.mkdir(parents=True)
+    (snapshot / "r-Q4_K_M.gguf").symlink_to("../../blobs/1")
+    (cache / "models--o--r/refs").mkdir()
+    (cache / "models--o--r/refs/main").write_text("1")
+    (folder / "airlab.yaml").write_text(MANIFEST + "  hub: {hf_repo: 'o/r:Q4_K_M'}\n")
+    monkeypatch.setenv("LLAMA_CACHE", str(cache))
+    monkeypatch.setenv("AIRLAB_PROFILE", "cpu")
+    settings = Settings(manifest=folder / "airlab.yaml")
+    snapshot_in_force = first_snapshot(read_manifest(settings.manifest), settings, Host(cores=4, can_offload=False))
+    run = snapshot_in_force.models["hub"].run
+    assert run.weights is not None
+
+    assert spec_digest(run) in {spec_digest(each) for each in Recipes(settings)._runs("hub")}
 
 
 async def test_run_for_another_engine_is_not_sent(folder: Path) -> None:

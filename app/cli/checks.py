@@ -19,6 +19,7 @@ import httpx
 import psutil
 
 from app.cli.checkup import Facts
+from app.cli.containers import container
 from app.cli.findings import Finding, Verdict
 from app.devices.ask import ask, printable
 from app.devices.cards import nvidia_cards
@@ -28,9 +29,9 @@ from app.devices.memory import read_vram
 from app.devices.sandbox import probe_kernel
 from app.errors import SettingsError
 from app.fleet.decide import cannot_start
-from app.live.inputs import models_dir
 from app.service import reached_at, require_keys_for
 from app.units import GIB, format_bytes
+from app.weights.look import models_dir
 
 _SAFE_LLAMA_BUILD = 8146
 """Older ones let a crafted model file write outside their memory (CVE-2026-27940)."""
@@ -51,7 +52,7 @@ def machine_checks(facts: Facts | None) -> dict[str, Callable[[], Finding]]:
     """Every check, by the name of what it finds; without facts those that need none."""
     checks: dict[str, Callable[[], Finding]] = {}
     if facts is not None:
-        needing = (engine, model, memory, disk, gpu, port, keys, state, launcher)
+        needing = (engine, container, model, memory, disk, gpu, port, keys, state, launcher)
         checks = {check.__name__: partial(check, facts) for check in needing}
     return checks | {"docker": docker, "sandbox": sandbox}
 

@@ -267,14 +267,12 @@ class DockerRunning:
 
     def activity(self) -> tuple[float, ...] | None:
         """Processor seconds, bytes read from disk, bytes of memory: as of the last look, and looks anew."""
-        now_s = time.monotonic()
-        if (self._looking is None or self._looking.done()) and now_s - self._looked_s > _LOOK_S and not self.is_gone:
-            self._looked_s = now_s
-            self._looking = asyncio.create_task(self._look())
+        self._look_anew()
         return self._activity
 
     def last_lines(self) -> tuple[str, ...]:
-        """The end of its log, as of the last look."""
+        """The end of its log: as of the last look, and looks anew."""
+        self._look_anew()
         return self._lines
 
     async def exited(self) -> Exit:
@@ -319,6 +317,12 @@ class DockerRunning:
         except GoneError:
             return True
         return False
+
+    def _look_anew(self) -> None:
+        now_s = time.monotonic()
+        if (self._looking is None or self._looking.done()) and now_s - self._looked_s > _LOOK_S and not self.is_gone:
+            self._looked_s = now_s
+            self._looking = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
         try:

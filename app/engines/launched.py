@@ -196,14 +196,12 @@ class LaunchedRunning:
 
     def activity(self) -> tuple[float, ...] | None:
         """As of the last look, and looks anew."""
-        now_s = time.monotonic()
-        if (self._looking is None or self._looking.done()) and now_s - self._looked_s > _LOOK_S and not self._is_gone:
-            self._looked_s = now_s
-            self._looking = asyncio.create_task(self._look())
+        self._look_anew()
         return self._activity
 
     def last_lines(self) -> tuple[str, ...]:
-        """The end of its log, as of the last look."""
+        """The end of its log: as of the last look, and looks anew."""
+        self._look_anew()
         return self._lines
 
     async def exited(self) -> Exit:
@@ -223,6 +221,12 @@ class LaunchedRunning:
             log.warning("cannot stop the container of %s: %s", self._key, exc.message)
             return False
         return self._is_gone
+
+    def _look_anew(self) -> None:
+        now_s = time.monotonic()
+        if (self._looking is None or self._looking.done()) and now_s - self._looked_s > _LOOK_S and not self._is_gone:
+            self._looked_s = now_s
+            self._looking = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
         try:

@@ -13,9 +13,9 @@ from app.live.guards import policy_for
 from app.live.resolve import Inputs, resolve
 from app.live.snapshot import Snapshot
 from app.manifest.load import Loaded
-from app.manifest.schema import Manifest
 from app.settings import Settings
-from app.weights.inventory import HeaderCache, Inventory, take_inventory
+from app.weights.inventory import HeaderCache
+from app.weights.look import look_for_weights
 
 
 def probe(engine: NativeEngine, launcher: Path | None = None) -> Host:
@@ -27,32 +27,6 @@ def probe(engine: NativeEngine, launcher: Path | None = None) -> Host:
     if launcher is not None:
         sources.append(partial(gpus_through, launcher))
     return probe_host(can_offload=engine.can_offload, engine=engine.program(), gpu_sources=sources)
-
-
-def models_dir(settings: Settings) -> Path:
-    """Where model files lie: ``models/`` in the home folder, which is the manifest's unless told otherwise."""
-    return settings.home / "models"
-
-
-def finetuned_dir(manifest: Manifest, settings: Settings) -> Path:
-    """Where fine-tunes are dropped: a folder below ``models_dir``."""
-    return settings.home / manifest.finetuned.directory
-
-
-def look_for_weights(
-    manifest: Manifest, settings: Settings, headers: HeaderCache | None = None, *, read_headers: bool = True
-) -> Inventory:
-    """What is on disk now; ``headers`` and ``read_headers`` as ``take_inventory`` has them. For a thread."""
-    names = (name for model in manifest.models.values() for name in (model.filename, *model.adapters) if name)
-    return take_inventory(
-        models_dir(settings),
-        names,
-        finetuned_dir=finetuned_dir(manifest, settings),
-        remote=manifest.models.values(),
-        caches=settings.hub_caches,
-        headers=headers,
-        read_headers=read_headers,
-    )
 
 
 def first_inputs(

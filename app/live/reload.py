@@ -18,7 +18,6 @@ from app.errors import AirLabError, ConfirmationNeededError, PreconditionFailedE
 from app.fleet.fleet import Fleet
 from app.journal import Fact, Journal, Trouble, log
 from app.live.guards import mcp_servers, policy_for
-from app.live.inputs import look_for_weights
 from app.live.lastgood import keep_last_good
 from app.live.plan import Plan, make_plan
 from app.live.prepare import make_roots
@@ -32,6 +31,7 @@ from app.policy.rules import Policy, confinements
 from app.tools.mcp import McpServers
 from app.tools.toolbox import Toolbox
 from app.weights.inventory import HeaderCache, Inventory
+from app.weights.look import look_for_weights
 
 Result = Literal["committed", "unchanged", "failed"]
 

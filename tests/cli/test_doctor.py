@@ -26,8 +26,8 @@ from tests.support.service import KEYS, Lab
 
 VERSION = "version: 9999 (abcdef0)"
 NAMES = [
-    *("python", "environment", "manifest", "edits", "profile", "engine", "model", "memory", "disk", "gpu"),
-    *("port", "keys", "state", "launcher", "docker", "sandbox"),
+    *("python", "environment", "manifest", "edits", "profile", "engine", "container", "model", "memory", "disk"),
+    *("gpu", "port", "keys", "state", "launcher", "docker", "sandbox"),
 ]
 
 
