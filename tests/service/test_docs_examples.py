@@ -59,14 +59,12 @@ def test_example_answers_as_a_reader_expects(shipped: Service, place: str, comma
     if command.startswith("curl"):
         argv = [*shlex.split(command.replace("\\\n", " ").replace(SHOWN_AT, shipped.url)), "-sS", "--fail-with-body"]
     else:
-        here = command.replace(".venv/bin/python", shlex.quote(sys.executable))
-        here = here.replace(".venv/bin/airlab", f"{shlex.quote(sys.executable)} -m app")
+        here = command.replace(".venv/bin/airlab", f"{shlex.quote(sys.executable)} -m app")
         here = here.replace("training.jsonl", shlex.quote(str(shipped.log_file.with_name("training.jsonl"))))
         argv = ["bash", "-o", "pipefail", "-c", here]
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
-        "AIRLAB_URL": shipped.url,
         "AIRLAB_PORT": shipped.url.rpartition(":")[2],
         "AIRLAB_MANIFEST": str(shipped.log_file.with_name("airlab.yaml")),
     }

@@ -13,6 +13,11 @@ from app.cli.chat.talk import Talk
 from app.client.shapes import Model
 from app.errors import AirLabError, AnsweredError
 
+_TOOLS = {
+    True: "lets models use tools",
+    False: "uses no tools (/tools on)",
+    None: "uses tools where its own settings say so, else none (/tools on)",
+}
 _MOST_WEIGHED = 32
 """Models of which is asked whether they fit; with more, a menu would take its time."""
 
@@ -63,7 +68,7 @@ def tools(talk: Talk, argument: str) -> None:
             talk.console.print(Text(clean(talk.client.send_command("tools", word).message)))
         case _:
             raise AirLabError("/tools takes on or off, for this conversation, or server on or server off, for all")
-    talk.console.print(f"this conversation {'lets models use tools' if talk.tools else 'uses no tools (/tools on)'}")
+    talk.console.print(f"this conversation {_TOOLS[talk.tools]}", markup=False)
     if not argument:
         _command(talk, "tools", "")
 

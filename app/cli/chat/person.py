@@ -47,26 +47,29 @@ def _whole(arguments: str) -> str:
 
 @contextmanager
 def unechoed() -> Iterator[None]:
-    """What is typed ahead waits for the next prompt as it was typed: it is not drawn into an answer.
+    """What is typed ahead waits for the next prompt as it was typed, and is not drawn into an answer.
 
-    Enter stays Enter meanwhile; a terminal would make a line feed of it, which the prompt takes for another key.
+    A terminal that reads lines would make a line feed of Enter, which the prompt takes for another key, and swallow a
+    Ctrl-D.
     """
-    with _modes(echoes=False):
+    with _modes(lines=False):
         yield
 
 
 @contextmanager
 def answering() -> Iterator[None]:
     """A line can be read as usual."""
-    with _modes(echoes=True):
+    with _modes(lines=True):
         yield
 
 
 @contextmanager
-def _modes(*, echoes: bool) -> Iterator[None]:
+def _modes(*, lines: bool) -> Iterator[None]:
     before, modes = termios.tcgetattr(sys.stdin), termios.tcgetattr(sys.stdin)
-    modes[0] = modes[0] | termios.ICRNL if echoes else modes[0] & ~termios.ICRNL
-    modes[3] = modes[3] | termios.ECHO if echoes else modes[3] & ~termios.ECHO
+    reads_lines = termios.ECHO | termios.ICANON
+    modes[0] = modes[0] | termios.ICRNL if lines else modes[0] & ~termios.ICRNL
+    modes[3] = modes[3] | reads_lines if lines else modes[3] & ~reads_lines
+    modes[6][termios.VMIN], modes[6][termios.VTIME] = 1, 0
     termios.tcsetattr(sys.stdin, termios.TCSANOW, modes)
     try:
         yield

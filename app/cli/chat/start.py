@@ -79,7 +79,7 @@ def _on_terminal(client: Client, options: argparse.Namespace) -> None:
         Console(highlight=False),
         options.session or new_session_id(),
         model=options.model,
-        tools=options.tools,
+        tools=options.tools or None,
         settings=_settings(options),
     )
     converse(talk, asks_model=options.model is None)
@@ -94,7 +94,8 @@ def _piped(client: Client, options: argparse.Namespace) -> None:
     if not said.strip():
         raise AirLabError("nothing was said: standard input is empty")
     model = {} if options.model is None else {"model": options.model}
-    settings = {**_settings(options), **model, "enable_tools": options.tools}
+    tools = {"enable_tools": True} if options.tools else {}
+    settings = {**_settings(options), **model, **tools}
     session_id = options.session or new_session_id()
     answer(client, said, session_id=session_id, settings=settings, as_json=options.json)
 

@@ -45,7 +45,8 @@ class Talk:
     session_id: str
     model: str | None = None
     """Asked for with each message; None: the one that is current."""
-    tools: bool = False
+    tools: bool | None = None
+    """Whether models may use tools; None: as the conversation's own settings say, else not."""
     settings: dict[str, Any] = field(default_factory=dict)
     attached: list[Attachment] = field(default_factory=list)
     models: list[Model] = field(default_factory=list)
@@ -67,8 +68,9 @@ class Talk:
     @property
     def asked(self) -> dict[str, Any]:
         """What goes along with every turn."""
-        model = {} if self.model is None else {"model": self.model}
-        return {**self.settings, **model, "enable_tools": self.tools, "approvals": self.tools}
+        chosen = {"model": self.model, "enable_tools": self.tools}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return {**self.settings, **given, "approvals": True}
 
     def follow(self, events: Iterator[Event]) -> None:
         """Show a turn; Ctrl-C cancels it.
