@@ -56,6 +56,8 @@ class RemoteUpstream(Upstream):
         self.is_llama_server = False
         """Known once ``look`` has asked."""
         self.context_tokens = context_tokens
+        self.broke = False
+        """Whether a connection was lost, or could not be made, since it was last looked at."""
         self._address = address
         bearer = f"authorization: Bearer {key}\r\n" if key else ""
         self._head = f"host: {address.netloc}\r\nuser-agent: airlab\r\naccept-encoding: identity\r\n{bearer}"
@@ -67,6 +69,7 @@ class RemoteUpstream(Upstream):
         Raises:
             AirLabError: It does not answer, refuses the key, or has no such model.
         """
+        self.broke = False
         listed = await self.ask("/v1/models")
         entries = listed.get("data") if isinstance(listed, dict) else None
         names = [str(entry.get("id")) for entry in entries if isinstance(entry, dict)] if entries else []
@@ -87,6 +90,10 @@ class RemoteUpstream(Upstream):
 
     async def _connect(self) -> Channel:
         return await Channel.connect_tcp(self._address.host, self._address.port, self._tls)
+
+    def _broken(self, exc: Exception) -> AirLabError:
+        self.broke = True
+        return super()._broken(exc)
 
     def _request(self, path: str, body: bytes | None) -> bytes:
         target = f"{self._address.root}{path}"

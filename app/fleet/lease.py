@@ -112,6 +112,8 @@ class Lease:
 
     async def engine_ended(self, *, within_s: float) -> bool:
         """True when the engine is known to have ended; for one who saw it break off and wants to try another."""
+        if isinstance(self._held, Remote):  # nobody here would hear of its end
+            return self._held.ended.is_set()
         try:
             await asyncio.wait_for(self._held.ended.wait(), within_s)
         except TimeoutError:

@@ -65,6 +65,11 @@ class Remote:
     watching: asyncio.Task[None] | None = None
 
     @property
+    def is_doubtful(self) -> bool:
+        """Whether it should be looked at before it is used."""
+        return self.trouble is not None or self.upstream.broke
+
+    @property
     def state(self) -> State:
         """In the words of every model."""
         if self.trouble is None:
@@ -117,7 +122,7 @@ class Remotes:
     def take_free(self, key: str) -> Remote | None:
         """A slot of a server that answers, where one is free and nobody waits for it."""
         remote = self._remotes.get(key)
-        if remote is None or remote.trouble is not None or remote.queue or remote.leases >= _slots(remote.spec):
+        if remote is None or remote.is_doubtful or remote.queue or remote.leases >= _slots(remote.spec):
             return None
         remote.leases += 1
         return remote
@@ -135,7 +140,7 @@ class Remotes:
             raise QueueFullError(f"{len(remote.queue)} requests wait for {key} already", retry_after_s=5)
         try:
             async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
-                if remote.trouble is not None:
+                if remote.is_doubtful:
                     await self._look(remote)
                 if remote.trouble is not None:
                     message = f"{key} is not to be had from {remote.spec.where}: {remote.trouble}"
@@ -234,7 +239,7 @@ class Remotes:
     async def _look(self, remote: Remote) -> None:
         """Ask it, unless somebody has just asked."""
         async with remote.looking:
-            if time.monotonic() - remote.looked_s < _SOON_S:
+            if time.monotonic() - remote.looked_s < _SOON_S and not remote.upstream.broke:
                 return
             before, trouble = remote.state, await self._trouble(remote)
             if trouble is not None and trouble != remote.trouble:

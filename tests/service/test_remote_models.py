@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -98,6 +98,21 @@ def test_server_that_comes_later_is_found_by_the_next_request(make_lab: MakeLab)
             wait_until(lambda: service.chat(model="big").status_code == 200, "it is used again", bound_s=BOUND_S)
 
 
+def test_server_that_dies_is_said_to_be_away_by_the_next_request(make_lab: MakeLab) -> None:
+    """Not by the next look at it, which may be a quarter of a minute away."""
+    with bare_server() as server, near(make_lab, server.url).serve() as service:
+        service.until_state("big", "ready")
+        assert service.chat(model="big").status_code == 200
+        server.shutdown()
+        server.server_close()
+        for connection in server.connections:
+            with suppress(OSError):  # it was closed already
+                connection.shutdown(socket.SHUT_RDWR)
+        statuses = [service.chat(model="big").status_code for _ in range(2)]
+        assert statuses in ([502, 503], [503, 503])
+        assert service.model("big")["state"] == "cooling"
+
+
 def test_server_without_the_model_says_which_it_has(make_lab: MakeLab) -> None:
     with bare_server(models=("other",)) as server, near(make_lab, server.url).serve() as service:
         service.until_state("big", "cooling")
@@ -155,12 +170,18 @@ class Stranger(ThreadingHTTPServer):
     def __init__(self, models: tuple[str, ...]) -> None:
         super().__init__(("127.0.0.1", 0), _Strange)
         self.models, self.up = models, True
+        self.connections: list[socket.socket] = []
         self.chats: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
 class _Strange(BaseHTTPRequestHandler):
     server: Stranger
+
+    def setup(self) -> None:
+        self.server.connections.append(self.request)
+        super().setup()
+
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
