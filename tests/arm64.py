@@ -24,7 +24,7 @@ TESTS = (
     "tests/tools/test_declared.py",
     "tests/tools/test_files.py",
 )
-_LIMIT_S = 1200
+_LIMIT_S = 1600
 
 
 def main(tests: Sequence[str]) -> int:
