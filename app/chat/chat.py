@@ -82,7 +82,8 @@ class Chat:
         if once is None or (found := self._once.get((once.owner, once.key))) is None:
             return None
         _require_same(once, found[0].request)
-        return found[1]
+        # A client that gives up often asks again at once, while what it left is still being ended.
+        return None if found[1].is_left else found[1]
 
     def _begun(self, request: TurnRequest, actor: str) -> Running:
         async def work(running: Running) -> None:
@@ -93,8 +94,13 @@ class Chat:
         running.task.add_done_callback(self._running.discard)
         if (once := request.once) is not None:
             self._once[once.owner, once.key] = once, running
-            running.task.add_done_callback(lambda _: self._once.pop((once.owner, once.key)))
+            running.task.add_done_callback(lambda _: self._forget(once, running))
         return running
+
+    def _forget(self, once: Once, running: Running) -> None:
+        found = self._once.get((once.owner, once.key))
+        if found is not None and found[1] is running:  # else it was left, and another has begun meanwhile
+            del self._once[once.owner, once.key]
 
     async def drained(self, *, within_s: float, hurried: asyncio.Event) -> None:
         """Wait until no turn runs; at most so long, and only while ``hurried`` is not set."""
@@ -105,14 +111,14 @@ class Chat:
         hurry.cancel()
 
     async def _run(self, request: TurnRequest, actor: str, running: Running) -> None:
-        if request.once is not None and (kept := await self._parts.sessions.kept(request.once)) is not None:
-            _require_same(request.once, kept.request)
-            for event in events.replayed(kept.events, message_id=kept.message_id):
-                running.tell(event)
+        if await self._replayed(request.once, running):
             return
         key = SessionKey(actor, request.session_id)
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
+            # A turn that was left while its answer was being stored has been answered all the same.
+            if await self._replayed(request.once, running):
+                return
             snapshot = self._parts.live.current
             if request.again is None and request.account.is_reset:
                 await self._parts.sessions.reset(key)
@@ -121,6 +127,15 @@ class Chat:
                 running.tell(done)
                 return
             await Turn(self._parts, snapshot, request, key, running).run()
+
+    async def _replayed(self, once: Once | None, running: Running) -> bool:
+        """Tell what was answered to this request before, if it was. Raises KeyReusedError."""
+        if once is None or (kept := await self._parts.sessions.kept(once)) is None:
+            return False
+        _require_same(once, kept.request)
+        for event in events.replayed(kept.events, message_id=kept.message_id):
+            running.tell(event)
+        return True
 
 
 def _require_same(once: Once, request: bytes) -> None:

@@ -18,6 +18,8 @@ class Running:
         """Begin; ``work`` tells its events to what it is given."""
         self.told: list[TurnEvent] = []
         """The events so far."""
+        self.is_left = False
+        """Nobody listens any more, so it is being cancelled: who comes now needs another."""
         self._listeners: list[asyncio.Queue[TurnEvent | None]] = []
         self.task = asyncio.create_task(work(self))
         self.task.add_done_callback(lambda _: self._to_all(None))
@@ -46,6 +48,7 @@ class Running:
         finally:
             self._listeners.remove(queue)
             if not self._listeners:
+                self.is_left = True
                 self.task.cancel()
                 # Its end is in the store before anybody can begin the next turn.
                 await asyncio.gather(self.task, return_exceptions=True)

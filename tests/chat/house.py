@@ -24,7 +24,7 @@ from app.live.snapshot import Live
 from app.messages import Message, ToolCall, ToolResult
 from app.settings import Settings
 from app.store.db import Database
-from app.store.records import SessionKey, SessionView
+from app.store.records import Once, SessionKey, SessionView
 from app.store.sessions import Sessions
 from app.tools.base import ToolSpec, discover
 from tests.support.manifest import loaded
@@ -135,7 +135,7 @@ class House:
         self.live = Live(snapshot)
         self.chat = Chat(self.live, cast(Fleet, self.fleet), self.sessions, cast(Gate, self.gate))
 
-    def turn(self, *said: Message, tools: bool = False) -> AsyncGenerator[TurnEvent]:
+    def turn(self, *said: Message, tools: bool = False, once: Once | None = None) -> AsyncGenerator[TurnEvent]:
         sampling = Sampling(temperature=0, max_tokens=64, top_p=1, top_k=0, repeat_penalty=1)
         request = TurnRequest(
             session_id=KEY.name,
@@ -145,6 +145,7 @@ class House:
             system_prompt=None,
             enable_tools=tools,
             tool_choice="auto",
+            once=once,
         )
         return self.chat.turn(request, actor=KEY.owner)
 

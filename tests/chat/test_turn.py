@@ -14,6 +14,7 @@ from app.chat.events import Reasoning, Token, ToolEnded, TurnDone, TurnEvent
 from app.errors import UpstreamError
 from app.messages import Message
 from app.store.db import Database
+from app.store.records import Once
 from tests.chat.house import BREAK, KEY, House
 
 BOUND_S = 20
@@ -225,6 +226,35 @@ async def test_leaving_at_any_moment_leaves_a_turn_that_is_whole_or_marked(build
         assert house.fleet.held == 0
         if finished:
             assert set(statuses) == {"cancelled", "done"}
+            return
+    raise AssertionError("the turn never ended")
+
+
+async def test_client_that_leaves_and_asks_again_at_once_gets_its_answer_and_one_turn(build: Build) -> None:
+    """At whatever moment: what it left is still being ended then, or its answer is being stored."""
+    for moment in range(200):
+        house = build([words("a"), words("b")], [words("a"), words("b")])
+        once = Once(KEY.owner, f"key {moment}", b"the same")
+        before = len(await house.sessions.branch(KEY))
+        said = Message("user", f"turn {moment}")
+        left = asyncio.create_task(_drain(house.turn(said, once=once)))
+        stored, steps = divmod(moment, 4)
+        for _ in range(stored):
+            await house.sessions.branch(KEY)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        finished = left.done()
+        left.cancel()
+        await asyncio.sleep(0)
+        async with asyncio.timeout(BOUND_S):
+            answered = [event async for event in house.turn(said, once=once)]
+        await asyncio.wait({left})
+
+        assert isinstance(answered[-1], TurnDone)
+        assert text_of(answered) == "ab"
+        assert len(await house.sessions.branch(KEY)) - before == 2
+        assert house.fleet.held == 0
+        if finished:
             return
     raise AssertionError("the turn never ended")
 
