@@ -25,6 +25,10 @@ class ModelStatus:
     """The id of its container, where it runs in one."""
     fallback: str | None = None
     """On what it runs in place of what its profile asks for, because of what; None where it runs as asked."""
+    context_length: int | None = None
+    """Tokens for each slot of what runs."""
+    measured_bytes: int | None = None
+    """What it kept in memory after its first request."""
 
 
 def status_of(instances: Sequence[Instance], record: Record, *, slots: int, waiting: int, now_s: float) -> ModelStatus:
@@ -36,7 +40,11 @@ def status_of(instances: Sequence[Instance], record: Record, *, slots: int, wait
         why = f"leaving: {shown.why}" if shown.why else None
         running = shown.running
         where = (running.container, running.fallback_because) if running else (None, None)
-        return ModelStatus(shown.state, shown.since_s, shown.pid, slots, shown.leases, waiting, why, *where)
+        return ModelStatus(
+            *(shown.state, shown.since_s, shown.pid, shown.slots, shown.leases, waiting, why, *where),
+            context_length=shown.spec.run.context_length,
+            measured_bytes=shown.measured_bytes,
+        )
     if record.failure is not None:
         return ModelStatus(State.FAILED, None, None, slots, 0, waiting, record.failure.message)
     if record.cooling_until_s is not None and record.cooling_until_s > now_s:
