@@ -49,6 +49,9 @@ fuzz: setup-dev ## 20,000 random edits of a manifest, parsed and put in force
 fuzz-tools: setup-dev ## 20,000 random tool calls, and 30 s of swapped links against tools that write
 	@AIRLAB_FUZZ_CALLS=20000 AIRLAB_RACE_S=30 $(BIN)/python -m pytest -s tests/tools/test_outside.py $(ARGS)
 
+fuzz-fleet: setup-dev ## 10,000 random steps of the fleet: loads, requests, cancels, crashes, evictions, edits, stops
+	@AIRLAB_FUZZ_FLEET_STEPS=10000 $(BIN)/python -m pytest tests/fleet/test_fleet_machine.py $(ARGS)
+
 soak-tools: setup-dev ## 30 s of swapped links against tools that read, then 1,000 calls; other numbers: ARGS="300 10000"
 	@exec $(BIN)/python -m tests.soak.tools $(ARGS)
 
@@ -72,6 +75,9 @@ smoke: setup ## ask a running AirLab one of everything: AIRLAB_URL=http://127.0.
 
 bench: setup-dev ## measure
 	@exec $(BIN)/python -m bench $(ARGS)
+
+bench-fit: setup-dev ## predicted against measured memory: AIRLAB_TEST_LLAMA_SERVER=/path/to/llama-server
+	@exec $(BIN)/python -m bench.fit
 
 lock: setup-dev ## pin the newest allowed versions of all packages again (needs uv)
 	@scripts/lock.sh

@@ -142,6 +142,10 @@ class QueueFullError(UnavailableError):
     """More requests wait for this model than its queue may hold."""
 
 
+class DoesNotFitError(AirLabError):
+    """The model needs more memory than this host has for it, however little else is loaded; the message adds it up."""
+
+
 class ModelCoolingError(UnavailableError):
     """The model's engine failed a moment ago and is given a pause before the next try."""
 

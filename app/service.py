@@ -20,7 +20,7 @@ from app.fleet.states import Limits
 from app.gate import Gate
 from app.journal import Fact, Journal, Trouble
 from app.live.guards import Joined, builtin_tools, in_force
-from app.live.inputs import first_inputs, probe
+from app.live.inputs import first_inputs, host_memory, probe
 from app.live.reload import Reload
 from app.manifest.load import Loaded
 from app.manifest.schema import ServerSection
@@ -108,7 +108,8 @@ class Service:
         self.engine = engines_for(settings, os.environ)
         host = probe(self.engine.native, settings.launcher)
         closed = None if trouble is None else _CLOSED
-        self.fleet = Fleet(self.engine, settings.run_dir, self.journal, limits)
+        memory = host_memory(host, settings, base_bytes=self.engine.base_bytes)
+        self.fleet = Fleet(self.engine, settings.run_dir, self.journal, limits, memory=memory)
         self.database = Database(settings.state / "airlab.db")
         self.sessions, self.audit = Sessions(self.database), Audit(self.database)
         self.catalog, self.branches = Catalog(self.database), Branches(self.database)

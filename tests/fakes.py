@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.devices.resident import Resident
 from app.engines.base import Exit, Launch, RunSpec, WeightsId
 from app.errors import AirLabError, EngineError
+from app.fleet.estimate import RAM
+from app.fleet.memory import Reading
 from app.fleet.spec import ModelSpec
 from app.manifest.schema import ModelSection, NativeEngineSection
+from app.weights.gguf import GgufFacts
 
 DAY_S = 86_400.0
 
@@ -171,6 +177,30 @@ class FakeUpstream:
     async def close(self, because: AirLabError) -> None:
         await asyncio.sleep(0)
         self.closed_because = because
+
+
+class FakeMeter:
+    """A host's memory: what there is, less what the engines alive and others have. Fulfils ``Meter``."""
+
+    def __init__(self, engine: FakeEngine, total_bytes: int, takes: Callable[[str], int]) -> None:
+        """``takes`` says what an engine of a key has, from its start to its end."""
+        self.others_bytes = 0
+        self.reads = 0
+        self.total_bytes = total_bytes
+        self._engine, self._takes = engine, takes
+
+    async def read(self, pids: Mapping[int, int], *, by_node: bool) -> Reading:
+        at_s = time.monotonic()
+        await asyncio.sleep(0)
+        self.reads += 1
+        alive = {running.pid: self._takes(running.launch.key) for running in self._engine.alive()}
+        free = self.total_bytes - sum(alive.values()) - self.others_bytes
+        residents = {number: Resident(alive[pid], alive[pid]) for number, pid in pids.items() if pid in alive}
+        return Reading(at_s, {RAM: max(0, free)}, residents)
+
+    async def headers(self, files: Collection[WeightsId]) -> Mapping[WeightsId, GgufFacts]:
+        await asyncio.sleep(0)
+        return {}
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ _TABLE: tuple[tuple[type[errors.AirLabError], int, str, str | None], ...] = (
     (errors.TooManyFailuresError, 429, "rate_limit_error", "rate_limit_exceeded"),
     (errors.QueueFullError, 429, "rate_limit_error", "rate_limit_exceeded"),
     (errors.UnavailableError, 503, "server_error", "model_unavailable"),
+    (errors.DoesNotFitError, 503, "server_error", "insufficient_memory"),
     (errors.ModelFailedError, 503, "server_error", "model_unavailable"),
     (errors.StorageFullError, 507, "server_error", "storage_full"),
     (errors.StorageError, 500, "server_error", "storage_error"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app.api import walls
+from app.engines.command import DEFAULT_CONTEXT
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State
 from app.fleet.status import ModelStatus
@@ -14,7 +15,7 @@ from app.live.snapshot import Snapshot
 from app.tools.base import WorkerKind
 
 _COPIED = (
-    *("filename", "description", "recommended", "is_finetuned", "context_length", "vram_estimate", "usage"),
+    *("filename", "description", "recommended", "is_finetuned", "vram_estimate", "usage"),
     *("hf_repo", "download_url", "base_model", "training_data", "adapters"),
 )
 """What /models shows of a model as the manifest has it."""
@@ -97,6 +98,7 @@ def _owner_model(spec: ModelSpec, now: ModelStatus) -> dict[str, Any]:
         "source": _source(spec),
         "tool_mode": spec.tool_mode,
         **{name: getattr(section, name) for name in _COPIED},
+        "context_length": _context_tokens(spec, now),
         **_of_its_file(spec),
     }
 
@@ -138,11 +140,17 @@ def openai_model(spec: ModelSpec, now: ModelStatus) -> dict[str, Any]:
         "created": weights.modified_ns // 1_000_000_000 if weights else 0,
         "owned_by": "airlab",
         "aliases": spec.section.aliases,
-        "context_length": spec.run.context_length,
-        "meta": {"n_ctx": spec.run.context_length},
+        "context_length": _context_tokens(spec, now),
+        "meta": {"n_ctx": _context_tokens(spec, now)},
         "status": now.state,
         "capabilities": sorted(spec.run.kinds),
     }
+
+
+def _context_tokens(spec: ModelSpec, now: ModelStatus) -> int:
+    """Of each conversation: as it runs, else as it is written, else, where that is open, what it was trained for."""
+    trained = spec.facts.context_length if spec.facts else None
+    return now.context_length or spec.run.context_length or trained or DEFAULT_CONTEXT
 
 
 def running_models(snapshot: Snapshot, status: Mapping[str, ModelStatus], *, now_s: float) -> dict[str, Any]:
@@ -158,6 +166,7 @@ def running_models(snapshot: Snapshot, status: Mapping[str, ModelStatus], *, now
             "busy": now.busy,
             "waiting": now.waiting,
             "message": now.message,
+            "memory_bytes": now.measured_bytes,
         }
         for key, now in status.items()
     ]

@@ -26,6 +26,7 @@ from app.api.edits import add_model, add_tool, remove_model, remove_tool
 from app.api.errors import litestar_handler
 from app.api.events import events
 from app.api.export import export_session, export_sessions
+from app.api.fit import fit
 from app.api.logs import logs
 from app.api.manifest import manifest, reload_manifest
 from app.api.metrics import metrics
@@ -116,7 +117,7 @@ async def switch(request: Request[Any, Any, Any], data: JSONBody[SwitchRequest])
     key = await _loadable(service, data.model_key)
     previous = service.live.current.chosen_model
     service.reload.choose_model(key)
-    if previous != key:
+    if previous != key and not service.live.current.models[previous].section.pin:
         service.fleet.begin_unload(previous)
     try:
         await service.fleet.load(key)
@@ -178,7 +179,7 @@ def owner_app(service: Service, auth: Auth) -> Litestar:
             *(sessions.sessions, sessions.create_session, sessions.session, sessions.change_session),
             *(sessions.remove_session, sessions.fork, sessions.switch_branch, sessions.undo),
             *(regenerate, edit, resume, export_session, export_sessions),
-            *(pull, pulled, cancel_pull, logs),
+            *(pull, pulled, cancel_pull, logs, fit),
             *(add_model, remove_model, add_tool, remove_tool),
             *(tools, call_tool, approvals, answer_approval, audit),
         ],

@@ -84,7 +84,7 @@ _MODEL_COLUMNS: Columns = (
     ("FILE", lambda row: row["filename"] or row["hf_repo"] or row["download_url"] or row["remote"] or ""),
     ("SIZE", lambda row: format_bytes(row["size_bytes"]) if row["size_bytes"] is not None else ""),
     ("QUANTISATION", lambda row: row["quantisation"] or ""),
-    ("CONTEXT", lambda row: str(row["context_length"])),
+    ("CONTEXT", lambda row: str(row["context_length"] or "auto")),
     ("KIND", lambda row: ", ".join(row["kind"])),
     ("NOTES", _notes),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import functools
 import json
 import os
@@ -16,9 +17,15 @@ from app.devices.probe import Host
 from app.engines.command import launch_for, socket_name
 from app.engines.native import NativeEngine
 from app.errors import AirLabError, EngineError
+from app.fleet.admit import fit_on_empty_host
+from app.fleet.corrections import ratios_of, read_corrections
 from app.fleet.decide import cannot_start
-from app.fleet.spec import ModelSpec
-from app.live.inputs import first_snapshot, probe
+from app.fleet.fit import Shortfall
+from app.fleet.memory import Budget
+from app.fleet.report import arithmetic_lines
+from app.fleet.spec import ModelSpec, with_fit
+from app.fleet.states import MemoryState
+from app.live.inputs import first_snapshot, host_memory, probe
 from app.live.lastgood import read_last_good
 from app.live.plan import Plan, make_plan
 from app.live.snapshot import Snapshot
@@ -42,7 +49,8 @@ def plan(options: argparse.Namespace) -> int:
     settings = read_settings(manifest=options.file, profile=options.profile)
     snapshot = _snapshot(read_manifest(settings.manifest), settings)
     change, lines = _change(snapshot, settings)
-    entries = [_entry(spec, settings) for spec in snapshot.models.values()]
+    memory = _memory(snapshot, settings)
+    entries = [_entry(spec, settings, memory) for spec in snapshot.models.values()]
     if options.json:
         choice = snapshot.profile
         considered = [asdict(outcome) | {"matched": outcome.matched} for outcome in choice.considered]
@@ -63,6 +71,8 @@ def plan(options: argparse.Namespace) -> int:
             print(f"  cannot start{' in a container' if entry['argv'] else ''}: {entry['problem']}")
         if entry["argv"]:
             print(f"  {shlex.join(entry['argv'])}")
+        for line in entry["memory"]:
+            print(f"  memory, {line}")
     return DONE
 
 
@@ -93,21 +103,46 @@ def _engine(settings: Settings) -> NativeEngine:
     return NativeEngine(settings.run_dir, settings.llama_server_path)
 
 
-def _entry(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
+def _memory(snapshot: Snapshot, settings: Settings) -> MemoryState:
+    """What is free now, as if nothing of AirLab's were loaded."""
+    host, engine, profile = _host(settings), _engine(settings), snapshot.profile.section
+    memory = host_memory(host, settings, base_bytes=engine.base_bytes)
+    by_node = any(spec.run.numa == "per-node" for spec in snapshot.models.values())
+    reading = asyncio.run(memory.meter.read({}, by_node=by_node))
+    ratios = ratios_of(read_corrections(memory.file) if memory.file else {}, snapshot.models)
+    budget = Budget(profile.memory.vram, profile.memory.ram)
+    return MemoryState(
+        reading,
+        is_fresh=True,
+        is_being_read=False,
+        budget=budget,
+        threads=memory.threads,
+        ratios=ratios,
+        base_bytes=memory.base_bytes,
+    )
+
+
+def _entry(spec: ModelSpec, settings: Settings, memory: MemoryState) -> dict[str, Any]:
     starts = "with AirLab" if spec.section.preload else "at the first request"
-    entry = {"key": spec.key, "starts": starts, "argv": None, "container": None, "problem": None}
+    entry: dict[str, Any] = {"key": spec.key, "starts": starts, "argv": None, "container": None, "problem": None}
+    entry["memory"] = []
     if spec.is_remote:
         return entry | {"starts": f"nothing here: {spec.where} runs it"}
     # The number in a socket's name is given at the start; 0 stands for it.
     socket = settings.run_dir / socket_name(0, spec.key)
     if (error := cannot_start(spec, settings.home)) is not None:
         return entry | {"problem": error.message}
+    found = fit_on_empty_host(spec, memory)
+    entry["memory"] = list(arithmetic_lines(found))
+    if isinstance(found, Shortfall):
+        return entry | {"problem": found.message}
     try:
-        if isinstance(spec.run.engine, DockerEngineSection):
-            entry |= planned_container(spec.key, spec.run, socket.stem, settings)
-            if entry["container"] or spec.run.engine.fallback is None:
+        run = with_fit(spec, found.fit).run
+        if isinstance(run.engine, DockerEngineSection):
+            entry |= planned_container(spec.key, run, socket.stem, settings)
+            if entry["container"] or run.engine.fallback is None:
                 return entry
-        launch = launch_for(spec.key, spec.run, socket=socket, environment=os.environ)
+        launch = launch_for(spec.key, run, socket=socket, environment=os.environ, fit=found.fit)
         return entry | {"argv": [*_engine(settings).program(), *launch.arguments]}
     except EngineError as exc:
         return entry | {"problem": exc.message}

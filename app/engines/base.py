@@ -30,9 +30,10 @@ class RunSpec:
     engine: EngineSection
     kinds: frozenset[Kind]
     weights: WeightsId | None
-    context_length: int
-    """Tokens, for each slot."""
-    slots: int
+    context_length: int | None
+    """Tokens, for each slot; None for as many as fit."""
+    slots: int | None
+    """None for as many as fit."""
     gpu_layers: int | None
     """-1 all, 0 none; None leaves it to llama-server, which offloads what fits."""
     threads: int
@@ -40,6 +41,26 @@ class RunSpec:
     numa: Numa = "off"
     adapters: tuple[WeightsId, ...] = ()
     """LoRA adapters laid over the weights, each at its full strength."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What was decided at a start: the numbers that a RunSpec left open, and where on the host it runs."""
+
+    context_length: int
+    """Tokens, for each slot."""
+    slots: int
+    gpu_layers: int | None
+    """-1 all, 0 none; None leaves it to llama-server, where AirLab does not know the GPU's memory."""
+    threads: int
+    cache_ram_mib: int = 512
+    """Memory for old prompts, at most."""
+    gpus: tuple[int, ...] = ()
+    """Numbers of the GPUs that it may use, in nvidia-smi's order; none given: all that there are."""
+    gpu_shares: tuple[int, ...] = ()
+    """How the layers are shared among several, as parts of their sum."""
+    cpus: tuple[int, ...] = ()
+    """Logical processors that it is kept to; none given: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +73,8 @@ class Launch:
     environment: Mapping[str, str]
     run: RunSpec
     """What it came from; a container has paths of its own, so its arguments are made from this."""
+    fit: Fit | None = None
+    """What was decided for it; None where no memory was looked at."""
 
 
 @dataclass(frozen=True, slots=True)

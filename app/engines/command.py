@@ -10,17 +10,21 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from app.engines.base import Launch, RunSpec
+from app.engines.base import Fit, Launch, RunSpec
 from app.errors import EngineError
+from app.manifest.schema import Kind
 
 _SOCKET_BYTES = 100
 """Below the kernel's 107 for the path of a unix socket."""
 
-_CACHE_RAM_MIB = 512
+CACHE_RAM_MIB = 512
 """llama-server keeps old prompts in memory, 8 GiB of them by default: 24 chats grew it from 218 to 757 MiB."""
 
-_BATCH_TOKENS = 512
+BATCH_TOKENS = 512
 """A prompt's processing ends between batches only: cancelling took 3.9 s at the default of 2048, 0.1 s at 512."""
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of a context that is to be found automatically, where nothing is known to find it by."""
 
 _SHARED_EMBEDDING_TOKENS = 1024
 """Longest text that a model embeds which also chats. A text is embedded in one batch, and a chat's prompt ends between
@@ -38,8 +42,15 @@ def socket_name(number: int, key: str) -> str:
     return f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', key)[:24]}.sock"
 
 
-def launch_for(key: str, run: RunSpec, *, socket: Path, environment: Mapping[str, str]) -> Launch:
-    """What starts this model on this socket.
+def as_written(run: RunSpec) -> Fit:
+    """The run's own numbers, and the smallest for what it leaves open: a start where no memory could be looked at."""
+    return Fit(run.context_length or DEFAULT_CONTEXT, run.slots or 1, run.gpu_layers, run.threads)
+
+
+def launch_for(
+    key: str, run: RunSpec, *, socket: Path, environment: Mapping[str, str], fit: Fit | None = None
+) -> Launch:
+    """What starts this model on this socket; with the run's own numbers where no ``fit`` was made.
 
     Raises:
         EngineError: The model has no file, llama-server would read an adapter's path as two, or the socket's path is
@@ -54,19 +65,52 @@ def launch_for(key: str, run: RunSpec, *, socket: Path, environment: Mapping[str
         raise EngineError(
             f"the socket path {socket} is longer than {_SOCKET_BYTES} bytes; point TMPDIR at a shorter folder"
         )
-    passed = {name: environment[name] for name in _PASSED_ON if name in environment}
-    return Launch(key, arguments(key, run, run.weights.path, socket), socket, passed | {"HOME": "/nonexistent"}, run)
+    passed = {name: environment[name] for name in _PASSED_ON if name in environment} | {"HOME": "/nonexistent"}
+    if fit is not None and fit.gpus:
+        # By nvidia-smi's numbers: CUDA's own order is by speed. No other card then keeps a context for this model.
+        visible = ",".join(map(str, fit.gpus))
+        passed |= {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return Launch(key, arguments(key, run, run.weights.path, socket, fit=fit), socket, passed, run, fit)
 
 
-def _batches(run: RunSpec) -> dict[str, int]:
-    if "embedding" not in run.kinds:
-        return {"--batch-size": _BATCH_TOKENS}
-    longest = run.context_length if run.kinds == {"embedding"} else min(run.context_length, _SHARED_EMBEDDING_TOKENS)
-    return {"--batch-size": longest, "--ubatch-size": longest}
+def batch_tokens(kinds: frozenset[Kind], context_length: int) -> int:
+    """Tokens that are worked on at once."""
+    if "embedding" not in kinds:
+        return BATCH_TOKENS
+    return context_length if kinds == {"embedding"} else min(context_length, _SHARED_EMBEDDING_TOKENS)
+
+
+def _batches(run: RunSpec, fit: Fit) -> dict[str, int]:
+    tokens = batch_tokens(run.kinds, fit.context_length)
+    return {"--batch-size": tokens} | ({"--ubatch-size": tokens} if "embedding" in run.kinds else {})
+
+
+def _devices(run: RunSpec, fit: Fit, *, computed: bool) -> dict[str, str | int]:
+    pairs: dict[str, str | int] = {}
+    if fit.gpu_layers is not None:
+        # llama-server takes 999 for all: more than any model has.
+        pairs["--n-gpu-layers"] = 999 if fit.gpu_layers < 0 else fit.gpu_layers
+    if len(fit.gpus) > 1:
+        pairs |= {"--split-mode": "layer", "--tensor-split": ",".join(map(str, fit.gpu_shares))}
+    if computed and fit.gpu_layers is not None:
+        # The fit is ours then; llama-server's own would change numbers that are booked.
+        pairs["--fit"] = "off"
+    if fit.cpus or (run.numa == "per-node" and not computed):
+        # Of a process, "one node" is the one that it was started on.
+        pairs["--numa"] = "isolate"
+    elif run.numa != "off":
+        pairs["--numa"] = "distribute"  # per-node, too: no node was large enough
+    return pairs
 
 
 def arguments(
-    key: str, run: RunSpec, model: Path, socket: Path, *, adapters: Sequence[Path] | None = None
+    key: str,
+    run: RunSpec,
+    model: Path,
+    socket: Path,
+    *,
+    adapters: Sequence[Path] | None = None,
+    fit: Fit | None = None,
 ) -> tuple[str, ...]:
     """The argument list for files that lie at these places.
 
@@ -76,29 +120,26 @@ def arguments(
         model: Where llama-server finds the weights.
         socket: Where it is to serve.
         adapters: Where it finds the adapters; where they lie here if None.
+        fit: What was decided for this start; the run's own numbers if None.
     """
+    given, fit = fit, fit or as_written(run)
     pairs = {
         "--model": model,
         "--host": socket,
         # Without an alias the file's path shows in answers; with several the alphabetically first would.
         "--alias": key,
         # llama-server divides its context among the slots.
-        "--ctx-size": run.context_length * run.slots,
-        "--parallel": run.slots,
-        "--threads": run.threads,
-        "--threads-http": run.slots + _SPARE_HTTP_THREADS,
-        **_batches(run),
-        "--cache-ram": _CACHE_RAM_MIB,
+        "--ctx-size": fit.context_length * fit.slots,
+        "--parallel": fit.slots,
+        "--threads": fit.threads,
+        "--threads-http": fit.slots + _SPARE_HTTP_THREADS,
+        **_batches(run, fit),
+        "--cache-ram": fit.cache_ram_mib,
         "--cache-reuse": 32,
+        **_devices(run, fit, computed=given is not None),
     }
-    if run.gpu_layers is not None:
-        # llama-server takes 999 for all: more than any model has.
-        pairs["--n-gpu-layers"] = 999 if run.gpu_layers < 0 else run.gpu_layers
     if run.cache_type is not None:
         pairs |= {"--cache-type-k": run.cache_type, "--cache-type-v": run.cache_type}
-    if run.numa != "off":
-        # Of a process, "one node" is the one that it was started on.
-        pairs["--numa"] = "isolate" if run.numa == "per-node" else run.numa
     paths = [adapter.path for adapter in run.adapters] if adapters is None else adapters
     flags = [part for path in paths for part in ("--lora", str(path))]
     flags += ["--no-webui", "--offline"]

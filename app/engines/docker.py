@@ -107,7 +107,7 @@ class DockerEngine:
         mounts = await self.daemon.own_mounts()
         image = await self._image(section.image)
         taken = [each.node for each in self._running if each.node is not None and not each.is_gone]
-        placement = place(run, section, self._nodes(), taken)
+        placement = place(run, section, self._nodes(), taken, kept_to=launch.fit.cpus if launch.fit else ())
         where = Where(self.folder, mounts, self.user)
         return order_of(launch.key, run, instance, where=where, image=image, placement=placement)
 

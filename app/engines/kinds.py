@@ -55,6 +55,11 @@ class Engines(Engine):
         """Whether what runs natively may have a part for GPUs."""
         return self.native.can_offload
 
+    @property
+    def base_bytes(self) -> int:
+        """Memory that what runs natively takes beyond what llama-server itself does."""
+        return self.native.base_bytes
+
     async def start(self, launch: Launch) -> Running:
         """Start it as its run says. Raises EngineError."""
         section = launch.run.engine
@@ -90,7 +95,8 @@ class Engines(Engine):
         """The same model as a child process, without layers for a GPU that it would not have."""
         layers = launch.run.gpu_layers if self.can_offload else 0
         run = replace(launch.run, engine=NativeEngineSection(), gpu_layers=layers)
-        return launch_for(launch.key, run, socket=launch.socket, environment=os.environ)
+        fit = replace(launch.fit, gpu_layers=layers) if launch.fit else None
+        return launch_for(launch.key, run, socket=launch.socket, environment=os.environ, fit=fit)
 
 
 def engines_for(settings: Settings, environment: Mapping[str, str]) -> Engines:

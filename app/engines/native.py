@@ -14,8 +14,10 @@ import app
 from app.engines.base import Exit, Launch
 from app.errors import EngineError
 from app.process import Child, end_leftovers
+from app.units import MIB
 
 _EMBEDDED = (sys.executable, "-m", "app.engines.embedded")
+_PYTHON_BYTES = 20 * MIB
 _PACKAGE_HOME = Path(next(iter(app.__path__))).parent
 
 
@@ -46,9 +48,14 @@ class NativeEngine:
         """False for the embedded engine, which has no part for a GPU; True where it is not known."""
         return self.program() != _EMBEDDED
 
+    @property
+    def base_bytes(self) -> int:
+        """Memory that this program takes beyond what llama-server itself does: the embedded engine has Python, too."""
+        return _PYTHON_BYTES if self.program() == _EMBEDDED else 0
+
     async def start(self, launch: Launch) -> NativeRunning:
         """Start the process. Raises EngineError."""
-        program = self.program()
+        program = (*_kept_to(launch.fit.cpus if launch.fit else ()), *self.program())
         self._make_run_dir()
         # A socket file that a dead server left makes the next bind fail.
         launch.socket.unlink(missing_ok=True)
@@ -108,3 +115,17 @@ class NativeRunning:
             # llama-server leaves its socket behind.
             self.socket.unlink(missing_ok=True)
         return gone
+
+
+def _kept_to(cpus: tuple[int, ...]) -> tuple[str, ...]:
+    """What runs a program on these processors only; it takes its memory from the node that it runs on.
+
+    Raises:
+        EngineError: There is no ``taskset``.
+    """
+    if not cpus:
+        return ()
+    taskset = shutil.which("taskset")
+    if taskset is None:
+        raise EngineError("numa: per-node needs taskset; install util-linux, or write numa: distribute")
+    return taskset, "--cpu-list", ",".join(map(str, cpus))

@@ -25,7 +25,14 @@ class Placement:
     """llama-server spreads its threads over all nodes by itself."""
 
 
-def place(run: RunSpec, section: DockerEngineSection, nodes: Sequence[Node], taken: Sequence[int]) -> Placement:
+def place(
+    run: RunSpec,
+    section: DockerEngineSection,
+    nodes: Sequence[Node],
+    taken: Sequence[int],
+    *,
+    kept_to: Sequence[int] = (),
+) -> Placement:
     """Where this run goes.
 
     Args:
@@ -33,6 +40,7 @@ def place(run: RunSpec, section: DockerEngineSection, nodes: Sequence[Node], tak
         section: Its engine; what that says of processors and memory wins.
         nodes: The host's NUMA nodes, in the kernel's order.
         taken: The node of every container that keeps to one: the emptiest is chosen, of equal ones the first.
+        kept_to: The processors of the node whose memory was booked for it; empty where none was.
     """
     if section.cpuset or section.mems:
         return Placement(section.cpuset or "", section.mems or "")
@@ -40,6 +48,9 @@ def place(run: RunSpec, section: DockerEngineSection, nodes: Sequence[Node], tak
         return Placement(spreads=True)
     if run.numa != "per-node" or len(nodes) < 2:
         return Placement()
+    booked = [number for number, node in enumerate(nodes) if kept_to and tuple(kept_to) == node.cpus]
+    if booked:
+        return Placement(cpu_list(kept_to), str(booked[0]), node=booked[0])
     size_bytes = sum(file.size_bytes for file in (run.weights, *run.adapters) if file is not None)
     fitting = [
         number

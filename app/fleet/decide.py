@@ -1,15 +1,18 @@
 """Decides what the fleet does next: what to start, drain, stop, grant, refuse, and when to look again.
 
 Pure: facts in, actions out; no clock, no process, no socket. ``fleet.py`` carries the actions out and asks again until
-there are none. Waiters are served in order of arrival: one who waits for a place is not overtaken for ever.
+there are none. Waiters are served in order of arrival: one who waits for a place, or for memory, is not overtaken for
+ever. Whether a model fits is asked of ``admit.py``, who goes for it of ``evict.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from app.errors import (
     AirLabError,
+    DoesNotFitError,
     DrainingError,
     ModelCoolingError,
     ModelFailedError,
@@ -19,16 +22,21 @@ from app.errors import (
     WeightsBrokenError,
     WeightsMissingError,
 )
+from app.fleet.admit import Admission
+from app.fleet.evict import fewest, in_order
+from app.fleet.fit import Fitted, Shortfall
 from app.fleet.spec import ModelSpec
 from app.fleet.states import (
     ON_ITS_WAY_OUT,
     Action,
     Drain,
     FleetState,
+    Forgo,
     Grant,
     InstanceFacts,
     Limits,
     Look,
+    Measure,
     Record,
     Refuse,
     Start,
@@ -64,6 +72,9 @@ class _Decision:
         self._leases = {i.id: i.leases for i in fleet.instances}
         self._handled: set[str] = set()
         """Keys that start, or that a place is being made for."""
+        self._admission = Admission(fleet)
+        self._waits_for_memory = False
+        """Whether an earlier waiter does: then nobody behind takes what comes back."""
         # A start takes a free place; else it waits for one that is on its way to be free.
         self._free_places = fleet.max_loaded - len(fleet.instances)
         self._coming_places = sum(i.state in {State.DRAINING, State.STOPPING} for i in fleet.instances)
@@ -86,7 +97,8 @@ class _Decision:
     def shed(self) -> None:
         """Send away what is loaded beyond the limit, after an edit that lowered it; the idle ones first."""
         staying = [i for i in self._fleet.instances if i.id not in self._leaving]
-        staying.sort(key=lambda i: (self._leases[i.id] > 0, i.last_used_s))
+        pinned = {key for key, spec in self._fleet.models.items() if spec.section.pin}
+        staying.sort(key=lambda i: (i.key in pinned, self._leases[i.id] > 0, i.last_used_s))
         for instance in staying[: max(0, len(staying) - self._fleet.max_loaded)]:
             self._send_away(instance, Why.EVICTED)
 
@@ -112,7 +124,7 @@ class _Decision:
             if self._fleet.shutting_down or spec is None or cannot_start(spec) or record.failure is not None:
                 continue
             if self._current(key) is None and self._booked(key) and self._rested(record) and self._free_places > 0:
-                self._start(key)
+                self._start_if_it_fits(spec)
 
     def _unwanted(self, instance: InstanceFacts) -> Why | None:
         if self._fleet.shutting_down:
@@ -150,7 +162,7 @@ class _Decision:
         return next((i for i in self._fleet.instances if i.key == key and i.id not in self._leaving), None)
 
     def _has_room(self, instance: InstanceFacts, waiter: WaiterFacts) -> bool:
-        return not waiter.takes_slot or self._leases[instance.id] < instance.run.slots
+        return not waiter.takes_slot or self._leases[instance.id] < instance.slots
 
     def _refusal(self, waiter: WaiterFacts) -> AirLabError | None:
         key, spec = waiter.key, self._fleet.models.get(waiter.key)
@@ -193,40 +205,95 @@ class _Decision:
         if key in self._handled or not self._booked(key) or not self._rested(self._fleet.records.get(key, Record())):
             return
         self._handled.add(key)
-        if self._free_places > 0:
-            self._start(key)
-        elif self._coming_places > 0:
-            self._coming_places -= 1
+        if self._waits_for_memory or self._reads_memory():
+            return
+        spec = self._fleet.models[key]
+        alone = self._admission.fit_alone(spec)
+        if isinstance(alone, Shortfall):
+            if not self._memory_is_due():
+                self.actions.append(Refuse(waiter.id, DoesNotFitError(alone.message)))
+            return
+        fitted = self._admission.fit(spec, leaving=self._leaving)
+        if self._free_places > 0 and not isinstance(fitted, Shortfall):
+            self._start(key, fitted)
+            return
+        self._waits_for_memory = isinstance(fitted, Shortfall)
+        coming = {i.id for i in self._fleet.instances if i.id in self._leaving and i.state is not State.STUCK}
+        if self._free_places + self._coming_places > 0 and self._admission.fits(spec, coming):
+            self._coming_places -= self._free_places <= 0
         else:
-            self._evict_for(waiter)
+            self._evict_for(waiter, spec, coming)
 
-    def _start(self, key: str) -> None:
+    def _reads_memory(self) -> bool:
+        """Whether a start has to wait until memory was read anew."""
+        if self._admission.asks_to_read and not any(isinstance(action, Measure) for action in self.actions):
+            self.actions.append(Measure())
+        return self._admission.is_unread
+
+    def _memory_is_due(self) -> bool:
+        """Whether an engine went so recently that its memory may still come back; then it is looked at again soon."""
+        if self._now_s >= self._admission.due_until_s:
+            return False
+        self._waits_for_memory = True
+        self.actions.append(Look(self._now_s + self._limits.memory_look_s))
+        return True
+
+    def _start_if_it_fits(self, spec: ModelSpec) -> None:
+        """A wish: it takes nothing away from anybody, and waits for room that may come."""
+        if self._waits_for_memory or self._reads_memory():
+            return
+        fitted = self._admission.fit(spec, leaving=self._leaving)
+        if not isinstance(fitted, Shortfall):
+            self._start(spec.key, fitted)
+        elif isinstance(alone := self._admission.fit_alone(spec), Shortfall) and not self._memory_is_due():
+            self.actions.append(Forgo(spec.key, alone.message))
+
+    def _start(self, key: str, fitted: Fitted | None) -> None:
         self._handled.add(key)
         self._free_places -= 1
-        self.actions.append(Start(key))
+        if fitted is not None:
+            self._admission.book(fitted)
+        self.actions.append(Start(key, fitted))
 
-    def _evict_for(self, waiter: WaiterFacts) -> None:
-        """Send the model away that has not been used for longest; a busy one only when this waiter waited long."""
+    def _evict_for(self, waiter: WaiterFacts, spec: ModelSpec, coming: set[int]) -> None:
+        """Send idle models away that were not used for longest; busy ones only when this waiter waited long."""
         ready = [i for i in self._fleet.instances if i.state is State.READY and i.id not in self._leaving]
         idle = [i for i in ready if self._leases[i.id] == 0]
-        victim = min(idle or ready, key=lambda i: i.last_used_s, default=None)
-        patience_ends_s = waiter.since_s + self._limits.fairness_s
-        if victim is None:
-            self._refuse_if_stuck(waiter)
-        elif self._now_s >= patience_ends_s or (idle and self._now_s >= victim.last_used_s + self._limits.quiet_s):
-            self._send_away(victim, Why.EVICTED)
-            self._coming_places -= 1
-        else:
-            quiet_s = victim.last_used_s + self._limits.quiet_s if idle else patience_ends_s
-            self.actions.append(Look(min(quiet_s, patience_ends_s)))
+        places = self._free_places + self._coming_places
 
-    def _refuse_if_stuck(self, waiter: WaiterFacts) -> None:
+        def enough(gone: Collection[int]) -> bool:
+            return places + len(gone) > 0 and self._admission.fits(spec, coming | set(gone))
+
+        def ordered(candidates: list[InstanceFacts]) -> list[InstanceFacts]:
+            return in_order(candidates, self._fleet.models, now_s=self._now_s)
+
+        patience_ends_s = waiter.since_s + self._limits.fairness_s
+        idle_victims = fewest(ordered(idle), enough)
+        victims = idle_victims or fewest([*ordered(idle), *ordered([i for i in ready if i not in idle])], enough)
+        if victims is None:
+            self._refuse_if_nobody_can_go(waiter, ready)
+            return
+        quiet_s = max(i.last_used_s for i in victims) + self._limits.quiet_s
+        if self._now_s >= patience_ends_s or (idle_victims and self._now_s >= quiet_s):
+            for victim in victims:
+                self._send_away(victim, Why.EVICTED)
+            self._coming_places -= self._free_places <= 0
+        else:
+            self.actions.append(Look(min(quiet_s, patience_ends_s) if idle_victims else patience_ends_s))
+
+    def _refuse_if_nobody_can_go(self, waiter: WaiterFacts, ready: list[InstanceFacts]) -> None:
+        """What is stuck or pinned makes no room, however long one waits; what still loads does, once it is idle."""
         stuck = [i.key for i in self._fleet.instances if i.state is State.STUCK]
-        if len(stuck) >= self._fleet.max_loaded:
-            error = UnavailableError(
-                f"no place for {waiter.key}: the engine of {', '.join(stuck)} cannot be stopped", retry_after_s=5
-            )
-            self.actions.append(Refuse(waiter.id, error))
+        pinned = [i.key for i in ready if self._fleet.models[i.key].section.pin]
+        starts = any(isinstance(action, Start) for action in self.actions)
+        if starts or not stuck + pinned or len(stuck + pinned) < len(self._fleet.instances):
+            return
+        reasons = [f"the engine of {', '.join(stuck)} cannot be stopped"] if stuck else []
+        reasons += [f"{', '.join(pinned)} is pinned" if len(pinned) == 1 else f"{', '.join(pinned)} are pinned"] * bool(
+            pinned
+        )
+        error = UnavailableError(f"no place for {waiter.key}: {' and '.join(reasons)}", retry_after_s=5)
+        self.actions.append(Refuse(waiter.id, error))
 
 
 def cannot_start(spec: ModelSpec, home: Path = Path()) -> WeightsBrokenError | WeightsMissingError | None:

@@ -16,6 +16,22 @@ class ModelStarting(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryIsTight(Trouble):
+    """It fits, with little to spare."""
+
+    model: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDoesNotFit(Trouble):
+    """It was to be kept loaded without anybody asking, and never can be."""
+
+    model: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReady(Fact):
     """It serves."""
 

@@ -12,26 +12,34 @@ import itertools
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from app.engines.base import Engine
-from app.engines.command import launch_for, socket_name
+from app.engines.command import as_written, launch_for, socket_name
 from app.errors import AirLabError, DrainingError, EngineError, QueueFullError, UnavailableError
 from app.fleet import facts
 from app.fleet.decide import decide
+from app.fleet.fit import Fitted
 from app.fleet.instance import BecameReady, Broke, Gone, Instance, Report, broken_by_stop
 from app.fleet.lease import Lease, Note, Waiter, Waiting
+from app.fleet.ledger import MemoryLedger
 from app.fleet.logs import LastWords, LogLines
+from app.fleet.memory import Budget
+from app.fleet.meter import Memory
 from app.fleet.records import Fault, after_fault
 from app.fleet.remotes import Remote, Remotes
-from app.fleet.spec import ModelSpec
+from app.fleet.spec import ModelSpec, with_fit
 from app.fleet.states import (
     Action,
     Drain,
     FleetState,
+    Forgo,
     Grant,
     Limits,
     Look,
+    Measure,
     Record,
     Refuse,
     Start,
@@ -44,6 +52,7 @@ from app.fleet.status import ModelStatus, status_of
 from app.journal import Journal
 
 _LOAD_S = 3600.0
+_MOST_LOADED = 32
 _NO_LONGER_DESIRED = frozenset({Why.EVICTED, Why.UNLOADED, Why.IDLE})
 _ROUNDS = 100
 """A step settles in three or four rounds; more means that two decisions undo each other."""
@@ -52,8 +61,16 @@ _ROUNDS = 100
 class Fleet:
     """The models of one host."""
 
-    def __init__(self, engine: Engine, run_dir: Path, journal: Journal, limits: Limits | None = None) -> None:
-        """A fleet that wants nothing yet."""
+    def __init__(
+        self,
+        engine: Engine,
+        run_dir: Path,
+        journal: Journal,
+        limits: Limits | None = None,
+        *,
+        memory: Memory | None = None,
+    ) -> None:
+        """A fleet that wants nothing yet. Without ``memory`` none is looked at, and places alone count."""
         self.limits = limits or Limits()
         self._engine, self._run_dir, self._journal = engine, run_dir, journal
         self._remotes = Remotes(journal, self.limits)
@@ -69,9 +86,16 @@ class Fleet:
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at_s: float | None = None
+        self._ledger = MemoryLedger(memory, self._step)
 
-    def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int) -> None:
-        """What should be; the rest follows. A model whose run is the same keeps running."""
+    def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int | None, budget: Budget | None = None) -> None:
+        """What should be; the rest follows. A model whose run is the same keeps running.
+
+        Args:
+            models: All models, by key.
+            max_loaded: How many may be loaded at once; None for as many as memory allows, where it is looked at.
+            budget: What of the host's memory they may take together.
+        """
         self._remotes.want({key: spec for key, spec in models.items() if spec.is_remote})
         models = {key: spec for key, spec in models.items() if not spec.is_remote}
         for key, spec in models.items():
@@ -81,7 +105,9 @@ class Fleet:
             if spec.section.preload and not (before and before.section.preload):
                 self._desired.add(key)
         self._desired &= models.keys()
-        self._models, self._max_loaded = models, max_loaded
+        places = max_loaded or (_MOST_LOADED if self._ledger.is_read else 1)
+        self._models, self._max_loaded = models, places
+        self._ledger.want(models, budget or Budget())
         self._step()
 
     def lease(self, key: str, *, deadline_s: float, waiting: Note | None = None) -> Lease:
@@ -145,6 +171,18 @@ class Fleet:
         self._step()
         return instances
 
+    async def fit(self, spec: ModelSpec) -> dict[str, Any]:
+        """Whether and how a model would start beside what is loaded, with the arithmetic; nothing is started."""
+        if spec.is_remote:
+            return {
+                "model_key": spec.key,
+                "fits": None,
+                "message": f"{spec.key} runs on {spec.where}, and takes nothing here",
+            }
+        instances = tuple(self._instances.values())
+        own = next((each for each in instances if each.spec.key == spec.key), None)
+        return await self._ledger.judge(spec, instances, measured_bytes=own.measured_bytes if own else None)
+
     def status(self) -> Mapping[str, ModelStatus]:
         """How every model is now."""
         return {key: self._status_of(key) for key in self._models} | self._remotes.status()
@@ -165,14 +203,14 @@ class Fleet:
         instances = tuple(self._instances.values())
         gone = [asyncio.create_task(instance.gone.wait()) for instance in instances]
         if not gone:
-            await remotes
+            await asyncio.gather(remotes, self._ledger.close())
             return True
         await asyncio.wait(gone, timeout=drain_s)
         self.break_off()
         _, left = await asyncio.wait(gone, timeout=self.limits.stop_grace_s + 10)
         for task in left:
             task.cancel()
-        await remotes
+        await asyncio.gather(remotes, self._ledger.close())
         return not left
 
     def break_off(self) -> None:
@@ -188,7 +226,7 @@ class Fleet:
         instance = self._ready.get(key)
         if instance is None:
             return self._remotes.take_free(key)
-        if self._waiters or instance.leases >= instance.spec.run.slots:
+        if self._waiters or instance.leases >= instance.slots:
             return None
         instance.leases += 1
         instance.last_used_s = time.monotonic()
@@ -201,6 +239,9 @@ class Fleet:
             return
         instance.leases -= 1
         instance.last_used_s = time.monotonic()
+        if not instance.was_used:
+            instance.was_used = True
+            self._ledger.measure(instance)
         if self._waiters or instance.state is State.DRAINING or self._idles_unwatched(instance):
             self._step()
 
@@ -242,18 +283,27 @@ class Fleet:
     def _facts(self) -> FleetState:
         return FleetState(
             models=self._models,
-            instances=tuple(instance.facts for instance in self._instances.values()),
+            instances=tuple(
+                replace(instance.facts, booking=self._ledger.booking(instance)) for instance in self._instances.values()
+            ),
             waiters=tuple(waiter.facts for waiter in self._waiters.values()),
             records=self._records,
             desired=frozenset(self._desired),
             max_loaded=self._max_loaded,
             shutting_down=self._shutting_down,
+            memory=self._ledger.state(now_s=time.monotonic()),
         )
 
     def _carry_out(self, action: Action) -> None:
         match action:
-            case Start(key):
-                self._start(self._models[key])
+            case Start(key, fitted):
+                self._start(self._models[key], fitted)
+            case Measure():
+                asked = {waiter.key for waiter in self._waiters.values()} | self._desired
+                self._ledger.read(self._instances.values(), [self._models[key] for key in asked if key in self._models])
+            case Forgo(key, message):
+                self._desired.discard(key)
+                self._journal.note(facts.ModelDoesNotFit(key, message))
             case Drain(number, why):
                 self._drain(self._instances[number], why)
             case Undrain(number):
@@ -270,11 +320,14 @@ class Fleet:
             case Look():
                 pass
 
-    def _start(self, spec: ModelSpec) -> None:
+    def _start(self, spec: ModelSpec, fitted: Fitted | None) -> None:
         number = next(self._numbers)
+        fit = fitted.fit if fitted else as_written(spec.run)
         try:
             socket = self._run_dir / socket_name(number, spec.key)
-            launch = launch_for(spec.key, spec.run, socket=socket, environment=os.environ)
+            given = fitted.fit if fitted else None
+            settled = with_fit(spec, fit)
+            launch = launch_for(spec.key, settled.run, socket=socket, environment=os.environ, fit=given)
         except EngineError as exc:
             fault = Fault(exc.message, is_verdict=True, can_pass=False)
             self._records[spec.key] = after_fault(Record(), fault, self.limits, now_s=time.monotonic())
@@ -284,7 +337,11 @@ class Fleet:
         record = self._records.get(spec.key)
         if record is not None and record.failure is not None:
             del self._records[spec.key]
-        self._instances[number] = Instance(number, spec, self._engine, launch, self.limits, self._heard)
+        instance = Instance(number, settled, self._engine, launch, self.limits, self._heard)
+        instance.wanted, instance.fitted = spec.run, fitted
+        self._instances[number] = instance
+        if fitted is not None and fitted.warning is not None:
+            self._journal.note(facts.MemoryIsTight(spec.key, fitted.warning))
         self._journal.note(facts.ModelStarting(spec.key, number))
 
     def _grant(self, waiter: Waiter, instance: Instance) -> None:
@@ -324,8 +381,9 @@ class Fleet:
         key = instance.spec.key
         match report:
             case BecameReady(took_s):
-                instance.last_used_s = time.monotonic()
+                instance.last_used_s, instance.load_s = time.monotonic(), took_s
                 self._set_state(instance, State.READY, None)
+                self._ledger.came()
                 self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid, instance.container))
             case Broke(fault):
                 instance.fault = fault
@@ -343,9 +401,10 @@ class Fleet:
         key = instance.spec.key
         del self._instances[instance.id]
         self._last_words.keep(instance)
+        self._ledger.went()
         spec = self._models.get(key)
         # The fault of a run that an edit replaced meanwhile says nothing of its successor.
-        if instance.fault is not None and spec is not None and spec.run == instance.spec.run:
+        if instance.fault is not None and spec is not None and spec.run == instance.wanted:
             before = self._records.get(key, Record())
             self._records[key] = after_fault(before, instance.fault, self.limits, now_s=time.monotonic())
         self._journal.note(facts.ModelStopped(key, instance.id, instance.why or ""))
@@ -377,7 +436,7 @@ class Fleet:
         return status_of(
             [instance for instance in self._instances.values() if instance.spec.key == key],
             self._records.get(key, Record()),
-            slots=self._models[key].run.slots if key in self._models else 0,
+            slots=(self._models[key].run.slots or 0) if key in self._models else 0,
             waiting=sum(waiter.key == key for waiter in self._waiters.values()),
             now_s=time.monotonic(),
         )

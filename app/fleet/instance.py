@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from app.engines.base import Engine, Exit, Launch, Running
 from app.errors import AirLabError, EngineAwayError, EngineError, UpstreamError
+from app.fleet.fit import Fitted
 from app.fleet.records import Fault
 from app.fleet.spec import ModelSpec
 from app.fleet.states import InstanceFacts, Limits, State, Why
@@ -82,6 +83,15 @@ class Instance:
         """Begin to start it."""
         self.id = number
         self.spec = spec
+        """As it was started, with numbers for all that the manifest left open."""
+        self.wanted = spec.run
+        """As the manifest had it; an edit of that is what makes it leave."""
+        self.fitted: Fitted | None = None
+        """How it was made to fit, where memory was looked at."""
+        self.load_s: float | None = None
+        self.measured_bytes: int | None = None
+        """What it kept in memory after its first request."""
+        self.was_used = False
         self.state = State.STARTING
         self.why: Why | None = None
         self.fault: Fault | None = None
@@ -103,7 +113,19 @@ class Instance:
     @property
     def facts(self) -> InstanceFacts:
         """What a decision may look at."""
-        return InstanceFacts(self.id, self.spec.key, self.spec.run, self.state, self.leases, self.last_used_s, self.why)
+        run = self.spec.run
+        return InstanceFacts(
+            *(self.id, self.spec.key, self.wanted, self.state, self.leases, self.last_used_s, self.why),
+            slots=self.slots,
+            load_s=self.load_s,
+            # With all layers on a GPU the processor hardly works.
+            threads=1 if run.gpu_layers is not None and run.gpu_layers < 0 else run.threads,
+        )
+
+    @property
+    def slots(self) -> int:
+        """Requests that it serves at once."""
+        return self.spec.run.slots or 1
 
     @property
     def running(self) -> Running | None:

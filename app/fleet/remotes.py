@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from app.engines.command import DEFAULT_CONTEXT
 from app.errors import AirLabError, DrainingError, QueueFullError, UnavailableError, WaitTimeoutError
 from app.fleet.afar import Address, RemoteUpstream, said
 from app.fleet.spec import ModelSpec
@@ -201,7 +202,9 @@ class Remotes:
 
     def _begin(self, spec: ModelSpec) -> Remote:
         key, _ = _key_of(spec)
-        upstream = RemoteUpstream(Address.of(spec.where), key, context_tokens=spec.run.context_length)
+        upstream = RemoteUpstream(
+            Address.of(spec.where), key, context_tokens=spec.run.context_length or DEFAULT_CONTEXT
+        )
         remote = Remote(spec, upstream, next(self._numbers))
         remote.watching = asyncio.create_task(self._watch(remote))
         return remote
@@ -283,4 +286,4 @@ def _key_of(spec: ModelSpec) -> tuple[str | None, str | None]:
 
 
 def _slots(spec: ModelSpec) -> int:
-    return spec.run.slots
+    return spec.run.slots or 1

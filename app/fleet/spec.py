@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 from app.devices.probe import Host
 from app.devices.profiles import ProfileChoice
-from app.engines.base import RunSpec, WeightsId
+from app.engines.base import Fit, RunSpec, WeightsId
 from app.fleet.dropped import dropped_models
 from app.manifest.schema import (
     DockerEngineSection,
@@ -42,6 +42,8 @@ class ModelSpec:
     """How it calls tools."""
     facts: GgufFacts | None = None
     """What the header of its weights says; None while that was not read, or cannot be."""
+    weights_bytes: int = 0
+    """All files of it together; 0 where they are missing."""
     problem: str | None = None
     """Why its files, as they are, cannot be started; None where they can, or where the weights are missing."""
 
@@ -83,6 +85,12 @@ class ModelSpec:
                 return f"Hybrid ({layers} layers)"
 
 
+def with_fit(spec: ModelSpec, fit: Fit) -> ModelSpec:
+    """The model as it is started, with numbers for all that was left open."""
+    run = replace(spec.run, context_length=fit.context_length, slots=fit.slots)
+    return replace(spec, run=replace(run, gpu_layers=fit.gpu_layers, threads=fit.threads))
+
+
 def model_specs(
     manifest: Manifest, profile: ProfileChoice, host: Host, weights: Inventory, *, forced_gpu_layers: int | None
 ) -> Mapping[str, ModelSpec]:
@@ -102,6 +110,7 @@ def model_specs(
             f"models/{model.filename}" if model.filename else None,
             model.tool_mode or manifest.chat.tool_mode,
             file.facts if file else None,
+            file.all_bytes if file else 0,
             (dropped[key].problem if key in dropped else None) or _problem(model, weights),
         )
 
@@ -150,8 +159,10 @@ def _run_spec(
         engine=base.engine,
         kinds=frozenset(model.kind),
         weights=file.id if (file := weights.file_of(model)) else None,
-        context_length=first(own.context_length, own.n_ctx) or model.context_length,
-        slots=first(own.parallel, model.parallel, None if model.remote else base.parallel) or _default_slots(model),
+        context_length=_or_open(first(own.context_length, own.n_ctx) or model.context_length),
+        slots=_or_open(
+            first(own.parallel, model.parallel, None if model.remote else base.parallel) or _default_slots(model)
+        ),
         gpu_layers=first(forced_gpu_layers, own.n_gpu_layers, model.n_gpu_layers, base.n_gpu_layers)
         if _can_offload(base.engine, host)
         else 0,
@@ -173,11 +184,16 @@ def _default_slots(model: ModelSection) -> int:
     return _REMOTE_SLOTS if model.remote else _DEFAULT_SLOTS
 
 
-def _threads_each(host: Host, engines: int, *, per_node: bool) -> int:
-    """Threads for one of so many engines, one core left to the rest, at least 1.
+def _or_open(given: int | Literal["auto"]) -> int | None:
+    """A number that is to be found at the start is None until then."""
+    return None if given == "auto" else given
+
+
+def _threads_each(host: Host, engines: int | Literal["auto"], *, per_node: bool) -> int:
+    """Threads for one of so many engines, one core left to the rest, at least 1; for an open number as for two.
 
     Two engines at 2 threads on 2 cores fell from 165 to 21 tokens/s each; at 1 thread each they gave 137. Those that
     keep to a node share its cores with those on the same node only.
     """
     nodes = max(1, len(host.numa_nodes)) if per_node else 1
-    return max(1, (host.cores // nodes - 1) // math.ceil(engines / nodes))
+    return max(1, (host.cores // nodes - 1) // math.ceil((2 if engines == "auto" else engines) / nodes))

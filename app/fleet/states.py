@@ -6,12 +6,15 @@ Frozen values only. The table of states, with what each leaves for, is in docs/s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from app.engines.base import RunSpec
+from app.engines.base import RunSpec, WeightsId
 from app.errors import AirLabError
+from app.fleet.fit import Fitted
+from app.fleet.memory import Booking, Budget, Reading
 from app.fleet.spec import ModelSpec
+from app.weights.gguf import GgufFacts
 
 
 class State(StrEnum):
@@ -67,6 +70,8 @@ class Limits:
     """A failure that can pass is tried again by a request after this long."""
     cooling_worth_waiting_s: float = 2.0
     """A request waits out a cool-down that ends this soon; for a longer one it is told to come back."""
+    memory_look_s: float = 0.25
+    """Memory that has yet to come back is looked at this often."""
     queue: int = 32
     """Requests that may wait for one model."""
 
@@ -83,6 +88,14 @@ class InstanceFacts:
     last_used_s: float
     why: Why | None
     """Why it is on its way out, where it is."""
+    slots: int = 1
+    """As it was started: the run may have left that open."""
+    load_s: float | None = None
+    """How long it took to load, once it has."""
+    threads: int = 0
+    """Processor threads that it keeps busy, at most."""
+    booking: Booking | None = None
+    """Its memory; None where it was started without a look at memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +108,28 @@ class WaiterFacts:
     deadline_s: float
     takes_slot: bool
     """False for one who only wants the model loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryState:
+    """What is known of the host's memory."""
+
+    reading: Reading | None
+    """None where it was not read yet."""
+    is_fresh: bool
+    """Whether a start may rely on the reading: nothing has come or gone since."""
+    is_being_read: bool
+    due_until_s: float = float("-inf")
+    """Until then, memory of an engine that is gone may still come back: drivers take their time."""
+    budget: Budget = field(default_factory=Budget)
+    threads: int | None = None
+    """Processor threads for all engines together; None for no bound."""
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    """What the last run of a model took, against what had been estimated, by key."""
+    facts: Mapping[WeightsId, GgufFacts] = field(default_factory=dict)
+    """Headers that were read for this, where a spec has none yet."""
+    base_bytes: int = 0
+    """What the engine adds to what llama-server itself takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +166,29 @@ class FleetState:
     """Keys to be kept loaded without anybody waiting: preloaded, or loaded by hand, and not evicted since."""
     max_loaded: int
     shutting_down: bool
+    memory: MemoryState | None = None
+    """None where memory is not looked at: then places alone count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start an instance of this key."""
+    """Start an instance of this key, so that it fits; with its run's own numbers where memory is not looked at."""
 
     key: str
+    fitted: Fitted | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Read the host's memory, and decide again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgo:
+    """Do not load this model without being asked again: it cannot fit."""
+
+    key: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,4 +237,4 @@ class Look:
     at_s: float
 
 
-Action = Start | Drain | Undrain | Stop | Grant | Refuse | Look
+Action = Start | Measure | Forgo | Drain | Undrain | Stop | Grant | Refuse | Look

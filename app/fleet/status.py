@@ -29,6 +29,10 @@ class ModelStatus:
     """Memory that its container took when it was last looked at; a process is asked by its pid."""
     fallback: str | None = None
     """On what it runs in place of what its profile asks for, because of what; None where it runs as asked."""
+    context_length: int | None = None
+    """Tokens for each slot of what runs."""
+    measured_bytes: int | None = None
+    """What it kept in memory after its first request."""
 
 
 def _place(running: Running) -> dict[str, Any]:
@@ -47,7 +51,11 @@ def status_of(instances: Sequence[Instance], record: Record, *, slots: int, wait
         staying = (i for i in reversed(instances) if i.state not in ON_ITS_WAY_OUT)
         shown = next(staying, instances[-1])
         why = f"leaving: {shown.why}" if shown.why else None
-        status = ModelStatus(shown.state, shown.since_s, shown.pid, slots, shown.leases, waiting, why)
+        status = ModelStatus(
+            *(shown.state, shown.since_s, shown.pid, shown.slots, shown.leases, waiting, why),
+            context_length=shown.spec.run.context_length,
+            measured_bytes=shown.measured_bytes,
+        )
         return status if shown.running is None else replace(status, **_place(shown.running))
     if record.failure is not None:
         return ModelStatus(State.FAILED, None, None, slots, 0, waiting, record.failure.message)

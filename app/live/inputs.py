@@ -9,6 +9,7 @@ from app.devices.gpus import GpuSource, nvidia_smi
 from app.devices.probe import Host, probe_host
 from app.engines.launched import gpus_through
 from app.engines.native import NativeEngine
+from app.fleet.meter import HostMeter, Memory
 from app.live.guards import policy_for
 from app.live.resolve import Inputs, resolve
 from app.live.snapshot import Snapshot
@@ -27,6 +28,12 @@ def probe(engine: NativeEngine, launcher: Path | None = None) -> Host:
     if launcher is not None:
         sources.append(partial(gpus_through, launcher))
     return probe_host(can_offload=engine.can_offload, engine=engine.program(), gpu_sources=sources)
+
+
+def host_memory(host: Host, settings: Settings, *, base_bytes: int) -> Memory:
+    """How the fleet looks at this machine's memory; one core is left to everything else."""
+    meter = HostMeter(has_gpus=host.gpus != ())
+    return Memory(meter, max(1, host.cores - 1), base_bytes, settings.state / "memory.json")
 
 
 def first_inputs(

@@ -16,6 +16,7 @@ from typing import Literal
 
 from app.errors import AirLabError, ConfirmationNeededError, PreconditionFailedError, SettingsError
 from app.fleet.fleet import Fleet
+from app.fleet.memory import Budget
 from app.journal import Fact, Journal, Trouble, log
 from app.live.guards import mcp_servers, policy_for
 from app.live.lastgood import keep_last_good
@@ -284,7 +285,9 @@ class Reload:
 
     def _tell(self) -> None:
         snapshot = self.live.current
-        self._fleet.want(snapshot.models, max_loaded=snapshot.profile.section.max_loaded)
+        profile = snapshot.profile.section
+        places = None if profile.max_loaded == "auto" else profile.max_loaded
+        self._fleet.want(snapshot.models, max_loaded=places, budget=Budget(profile.memory.vram, profile.memory.ram))
         self._keep_tools(snapshot)
         self._servers.keep(mcp_servers(snapshot))
 

@@ -131,11 +131,31 @@ EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=1
 
 Tokens = Annotated[int, _written(units.parse_tokens)]
 ContextLength = Annotated[Tokens, Field(ge=512, le=1_048_576)]
+
+
+AUTO_TAGS = ("auto", "number")
+"""What a setting may be that is a number or left to AirLab."""
+
+
+def _auto_kind(value: Any) -> str:
+    return AUTO_TAGS[value != "auto"]
+
+
+AutoContextLength = Annotated[
+    Annotated[ContextLength, Tag("number")] | Annotated[Literal["auto"], Tag("auto")], Discriminator(_auto_kind)
+]
 DurationS = Annotated[float, _written(units.parse_duration_s)]
 SizeBytes = Annotated[int, _written(units.parse_bytes)]
 GpuLayers = Annotated[int, BeforeValidator(_layers), Field(ge=-1, le=1000)]
 WeightsName = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f]+$"), AfterValidator(_inside_models)]
 Parallel = Annotated[int, Field(ge=1, le=64)]
+AutoParallel = Annotated[
+    Annotated[Parallel, Tag("number")] | Annotated[Literal["auto"], Tag("auto")], Discriminator(_auto_kind)
+]
+MaxLoaded = Annotated[
+    Annotated[Annotated[int, Field(ge=1, le=32)], Tag("number")] | Annotated[Literal["auto"], Tag("auto")],
+    Discriminator(_auto_kind),
+]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 Kind = Literal["chat", "embedding"]
@@ -511,8 +531,8 @@ class Tuning(Section):
     """Layers kept on the GPU: all (or -1), 0 for none, or a number."""
     n_threads: Threads | None = None
     """Processor threads for generation; by default the cores less one, shared among max_loaded models."""
-    parallel: Parallel | None = None
-    """Conversations served at once (slots); each has the whole context_length."""
+    parallel: AutoParallel | None = None
+    """Conversations served at once (slots), each with the whole context_length; auto: up to 4, as memory allows."""
     cache_type: CacheType | None = None
     """Data type of the KV cache; q8_0 halves it against f16."""
     numa: Numa | None = None
@@ -557,6 +577,15 @@ def _match_kind(value: Any) -> str:
     return "any" if value == "any" else "MatchSection"
 
 
+class MemorySection(Section):
+    """What all models together may take on one kind of host; never more than is free."""
+
+    vram: Annotated[SizeBytes, Field(ge=1, le=2**50)] | None = None
+    """Memory of each GPU; where absent, all that is free."""
+    ram: Annotated[SizeBytes, Field(ge=1, le=2**50)] | None = None
+    """The host's memory; where absent, all that is free."""
+
+
 class ProfileSection(Tuning):
     """What to do on one kind of host; the first profile that matches is taken."""
 
@@ -567,8 +596,10 @@ class ProfileSection(Tuning):
     """Which hosts this profile is for: any, or rules that must all hold."""
     engine: EngineSection = NativeEngineSection()
     """What runs the models here."""
-    max_loaded: Annotated[int, Field(ge=1, le=32)] = 1
-    """Models loaded at the same time."""
+    max_loaded: MaxLoaded = 1
+    """Models loaded at the same time, at most; auto: as many as memory allows."""
+    memory: MemorySection = MemorySection()
+    """What all models together may take here."""
     default_model: ModelKey | None = None
     """Replaces the manifest's default_model on this host."""
 
@@ -587,9 +618,9 @@ class RemoteSection(Section):
 class OverrideSection(Tuning):
     """What is different for one model on one kind of host; wins over the model's own values and the profile's."""
 
-    context_length: ContextLength | None = None
+    context_length: AutoContextLength | None = None
     """Context in tokens, for each conversation."""
-    n_ctx: ContextLength | None = None
+    n_ctx: AutoContextLength | None = None
     """The same as context_length, by the engine's name for it; write one of the two."""
 
     @model_validator(mode="after")
@@ -610,8 +641,8 @@ class ModelSection(Tuning):
     """LoRA adapters laid over it, below models/."""
     description: str = ""
     """What it is good for, in a sentence."""
-    context_length: ContextLength = 4096
-    """Context in tokens, for each conversation."""
+    context_length: AutoContextLength = 4096
+    """Context in tokens, for each conversation; auto: as long as the model was trained for, as memory allows."""
     on: dict[ModelKey, OverrideSection] = {}
     """What is different on a host, by the name of its profile."""
     kind: Annotated[list[Kind], Field(min_length=1)] = ["chat"]
@@ -644,6 +675,8 @@ class ModelSection(Tuning):
     """How it calls tools; chat.tool_mode where absent."""
     preload: bool = False
     """Load it when AirLab starts."""
+    pin: bool = False
+    """Never unload it to make room for another model."""
 
 
 class FinetunedSection(Section):

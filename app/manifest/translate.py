@@ -84,6 +84,8 @@ def translate(errors: list[ErrorDetails], positions: Positions, model: type[Base
     said: dict[tuple[Path, bool], list[Words]] = {}
     for error in errors:
         loc = tuple(part for part in error["loc"] if part != _KEY)
+        if loc and loc[-1] in schema.AUTO_TAGS and not positions.has(loc):
+            loc = loc[:-1]
         path, is_key = _yaml_path(error, positions), _KEY in error["loc"] or _is_free_name(model, loc, error["type"])
         case = _Case(
             error["type"],

@@ -17,6 +17,7 @@ from typing import Any
 
 from app.errors import WeightsBrokenError
 from app.units import MIB
+from app.weights.layout import Layout, TensorInfo, layout_of
 from app.weights.reader import COPY_AGAIN, U32, U64, BrokenError, Reader
 
 MAX_TEXT_BYTES = MIB
@@ -90,6 +91,8 @@ class GgufFacts:
     """Tokens that a layer with a sliding window looks back."""
     tensor_bytes: int | None
     """All tensors together; None where the file is one of several parts, or has a type newer than AirLab."""
+    layout: Layout | None = None
+    """What its memory follows from; None where the header does not say, as that of an adapter."""
 
     @property
     def is_adapter(self) -> bool:
@@ -127,11 +130,12 @@ def _facts(reader: Reader) -> GgufFacts:
         if count > most:
             raise BrokenError(f"says that it has {count} {what}, where {most} are the most")
     said = _Said(_read_keys(reader, keys))
-    parameters, tensor_bytes = _read_tensors(reader, tensors, said.alignment())
+    parameters, tensor_infos = _read_tensors(reader, tensors, said.alignment())
     architecture = said.text("general.architecture")
     if architecture is None:
         raise BrokenError("does not say its architecture")
-    is_part = (said.number("split.count") or 1) > 1
+    parts = said.number("split.count") or 1
+    is_part = parts > 1
 
     def number(key: str) -> int | None:
         return said.number(f"{architecture}.{key}")
@@ -139,6 +143,8 @@ def _facts(reader: Reader) -> GgufFacts:
     def numbers(key: str) -> tuple[int, ...] | None:
         return said.numbers(f"{architecture}.{key}")
 
+    sizes = [tensor.size_bytes for tensor in tensor_infos]
+    texts = said.length("tokenizer.ggml.tokens"), said.length("tokenizer.ggml.merges")
     return GgufFacts(
         architecture=architecture,
         name=said.text("general.name"),
@@ -157,7 +163,8 @@ def _facts(reader: Reader) -> GgufFacts:
         key_length=number("attention.key_length"),
         value_length=number("attention.value_length"),
         sliding_window=number("attention.sliding_window"),
-        tensor_bytes=None if is_part else tensor_bytes,
+        tensor_bytes=None if is_part or None in sizes else sum(size or 0 for size in sizes),
+        layout=layout_of(architecture, tensor_infos, numbers, parts=parts, texts=texts),
     )
 
 
@@ -195,7 +202,7 @@ def _read_value(reader: Reader, key: str, kind: int) -> Any:
         inner, count = reader.number(U32), reader.number(U64)
         if inner == _TEXT:
             reader.skip_texts(count)
-            return None
+            return _Texts(count)
         if inner in _NUMBERS:
             return _read_numbers(reader, _NUMBERS[inner], count)
         # Lists of lists have a number, and llama.cpp refuses them as well.
@@ -210,33 +217,32 @@ def _read_numbers(reader: Reader, form: struct.Struct, count: int) -> tuple[Any,
     return tuple(reader.number(form) for _ in range(count))
 
 
-def _read_tensors(reader: Reader, count: int, alignment: int) -> tuple[int, int | None]:
-    """Values in all of them, and their bytes where every type is known.
+def _read_tensors(reader: Reader, count: int, alignment: int) -> tuple[int, list[TensorInfo]]:
+    """Values in all of them, and what each is.
 
     That they lie within the file is the one thing about them that goes wrong in practice: a copy that was broken off.
     """
-    places: dict[str, tuple[int, int | None]] = {}
+    places: dict[str, tuple[int, TensorInfo]] = {}
     parameters = 0
     for _ in range(count):
         name = reader.text("a tensor's name", _MAX_TENSOR_NAME_BYTES)
         if name in places:
             raise BrokenError(f"has the tensor {_shown(name)!r} twice")
-        values, size_bytes = _read_shape(reader, name)
+        values, tensor = _read_shape(reader, name)
         offset = reader.number(U64)
         if offset % alignment:
             raise BrokenError(f"has its tensor {_shown(name)!r} at {offset}, no multiple of {alignment}")
-        places[name] = offset, size_bytes
+        places[name] = offset, tensor
         parameters += values
     begins = -(-reader.position // alignment) * alignment
-    needed = max((begins + offset + (size or 0) for offset, size in places.values()), default=0)
+    needed = max((begins + offset + (tensor.size_bytes or 0) for offset, tensor in places.values()), default=0)
     if needed > reader.size_bytes:
         raise BrokenError(f"has {reader.size_bytes} of {needed} bytes: it is not whole", COPY_AGAIN)
-    sizes = [size for _, size in places.values()]
-    return parameters, None if None in sizes else sum(size or 0 for size in sizes)
+    return parameters, [tensor for _, tensor in places.values()]
 
 
-def _read_shape(reader: Reader, name: str) -> tuple[int, int | None]:
-    """Values in a tensor, and its bytes where its type is known."""
+def _read_shape(reader: Reader, name: str) -> tuple[int, TensorInfo]:
+    """Values in a tensor, and what it is."""
     dimensions = reader.number(U32)
     if dimensions > _MAX_DIMENSIONS:
         raise BrokenError(f"has a tensor {_shown(name)!r} of {dimensions} dimensions, where 4 are the most")
@@ -244,10 +250,18 @@ def _read_shape(reader: Reader, name: str) -> tuple[int, int | None]:
     values = math.prod(shape)
     if max(shape, default=0) >= 2**63 or values >= 2**63:
         raise BrokenError(f"has a tensor {_shown(name)!r} of {values} values")
-    block, block_bytes = _BLOCKS.get(reader.number(U32), (1, None))
+    kind = reader.number(U32)
+    block, block_bytes = _BLOCKS.get(kind, (1, None))
     if (shape[0] if shape else 1) % block:
         raise BrokenError(f"has a tensor {_shown(name)!r} with rows of {shape[0]} values, no multiple of {block}")
-    return values, None if block_bytes is None else values // block * block_bytes
+    return values, TensorInfo(name, kind, None if block_bytes is None else values // block * block_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """In place of a list of texts: only how many they are."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,11 +290,15 @@ class _Said:
     def numbers(self, key: str) -> tuple[int, ...] | None:
         value = self.values.get(key)
         if isinstance(value, tuple):
-            if not all(_is_count(part) for part in value):
+            if not all(_is_count(part) or isinstance(part, bool) for part in value):
                 raise self._odd(key)
-            return value or None
+            return tuple(map(int, value)) or None
         number = self.number(key)
         return None if number is None else (number,)
+
+    def length(self, key: str) -> int:
+        value = self.values.get(key)
+        return value.count if isinstance(value, _Texts) else 0
 
     def alignment(self) -> int:
         value = self.values.get("general.alignment", 32)

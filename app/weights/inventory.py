@@ -40,6 +40,13 @@ class WeightsFile:
     """What its header says; None where it is broken, or was not read yet."""
     problem: str | None = None
     """What is wrong with it, and what to do."""
+    later_parts_bytes: int = 0
+    """The other files of a model that lies in several, as far as they are there."""
+
+    @property
+    def all_bytes(self) -> int:
+        """All files of the model."""
+        return self.id.size_bytes + self.later_parts_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +174,11 @@ class _Taking:
     def _weights(self, path: Path) -> WeightsFile | None:
         """A whole model; one in several files is there when all of them are."""
         others = [path.with_name(part) for part in parts_of(path.name) if part != path.name]
-        file = self._regular_file(path)
-        if file is None or not all(map(self._regular_file, others)):
+        file, parts = self._regular_file(path), list(map(self._regular_file, others))
+        if file is None or not all(parts):
             return None
-        read = self._headers.read(read_header, file, may_read=self._may_read)
-        return WeightsFile(file, read.value, read.problem) if read else WeightsFile(file)
+        read = self._headers.read(read_header, file, may_read=self._may_read) or _Read(None, None)
+        return WeightsFile(file, read.value, read.problem, sum(part.size_bytes for part in parts if part))
 
     def dropped(self, folder: Path, declared: set[str]) -> Iterator[DroppedFile]:
         for path in self._gguf_files(folder):

@@ -172,6 +172,7 @@ def test_running_models_are_shown_with_their_age_in_seconds(snapshot: Snapshot) 
         "busy": 1,
         "waiting": 3,
         "message": None,
+        "memory_bytes": None,
     }
 
 

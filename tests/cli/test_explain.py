@@ -20,9 +20,10 @@ def test_setting_is_explained_with_its_range_unit_default_and_an_example(make_la
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         "models.NAME.context_length\n"
-        "  Context in tokens, for each conversation.\n"
+        "  Context in tokens, for each conversation; auto: as long as the model was\n"
+        "  trained for, as memory allows.\n"
         "\n"
-        "  value    whole number or text, 512 to 1048576\n"
+        "  value    whole number or text, 512 to 1048576 or auto\n"
         "  unit     tokens, or text such as 8k\n"
         "  default  4096\n"
         "  example  context_length: 8k\n"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from app.engines.base import WeightsId
+from app.engines.base import Fit, WeightsId
 from app.engines.command import launch_for
 from app.errors import EngineError
 from tests.fakes import run_spec
@@ -146,3 +147,52 @@ def test_socket_path_longer_than_the_kernel_takes_is_refused_with_a_way_out(char
 def test_model_without_a_file_has_no_launch() -> None:
     with pytest.raises(EngineError, match="m has no file on disk"):
         launch_for("m", run_spec(weights=None), socket=SOCKET, environment={})
+
+
+def test_fit_says_the_numbers_that_the_run_leaves_open() -> None:
+    run = replace(run_spec(context_length=None), slots=None)
+    fit = Fit(2048, 3, -1, 5, cache_ram_mib=100, gpus=(1,))
+    made = launch_for("m", run, socket=SOCKET, environment={"CUDA_VISIBLE_DEVICES": "0,1,2"}, fit=fit)
+    given = list(made.arguments)
+    assert [value_of(flag, given) for flag in ("--ctx-size", "--parallel", "--threads", "--cache-ram")] == [
+        *("6144", "3", "5", "100")
+    ]
+    assert (value_of("--n-gpu-layers", given), value_of("--fit", given)) == ("999", "off")
+    assert "--tensor-split" not in given
+    # The model sees one card only, by the number that nvidia-smi gives it.
+    assert made.environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert made.environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_several_gpus_get_their_shares() -> None:
+    fit = Fit(2048, 1, -1, 5, gpus=(0, 3), gpu_shares=(23000, 12000))
+    made = launch_for("m", run_spec(), socket=SOCKET, environment={}, fit=fit)
+    assert value_of("--tensor-split", list(made.arguments)) == "23000,12000"
+    assert made.environment["CUDA_VISIBLE_DEVICES"] == "0,3"
+
+
+def test_llama_server_fits_by_itself_where_nobody_knows_the_gpus_memory() -> None:
+    made = launch_for("m", run_spec(), socket=SOCKET, environment={}, fit=Fit(2048, 1, None, 5))
+    assert "--fit" not in made.arguments
+    assert "--n-gpu-layers" not in made.arguments
+
+
+def test_model_that_is_kept_to_a_node_stays_there() -> None:
+    made = launch_for(
+        "m", run_spec(numa="per-node"), socket=SOCKET, environment={}, fit=Fit(2048, 1, 0, 5, cpus=(0, 1))
+    )
+    assert value_of("--numa", list(made.arguments)) == "isolate"
+    assert made.fit is not None
+    assert made.fit.cpus == (0, 1)
+
+
+def test_model_that_is_larger_than_a_node_is_spread() -> None:
+    """Asked to be kept to one, it fits none: its threads and its memory go over all."""
+    made = launch_for("m", run_spec(numa="per-node"), socket=SOCKET, environment={}, fit=Fit(2048, 1, 0, 5))
+    assert value_of("--numa", list(made.arguments)) == "distribute"
+
+
+def test_numbers_that_are_open_are_small_where_no_memory_is_looked_at() -> None:
+    run = replace(run_spec(context_length=None), slots=None)
+    given = list(launch_for("m", run, socket=SOCKET, environment={}).arguments)
+    assert (value_of("--ctx-size", given), value_of("--parallel", given)) == ("4096", "1")

@@ -10,12 +10,13 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from app.engines.base import Launch, WeightsId
+from app.engines.base import Fit, Launch, WeightsId
 from app.engines.command import launch_for
 from app.engines.native import NativeEngine, NativeRunning
 from app.errors import EngineError
@@ -190,3 +191,22 @@ async def test_socket_of_an_engine_that_would_not_die_stays(native: NativeEngine
         probe.connect(str(running.socket))
     running._child.stop = real  # type: ignore[method-assign]
     assert await running.stop(grace_s=BOUND_S)
+
+
+async def test_program_is_kept_to_the_processors_of_its_node(native: NativeEngine, model: Path) -> None:
+    """Its memory then comes from that node, since it is taken where it is first touched."""
+    (cpu, *_) = sorted(os.sched_getaffinity(0))
+    running = await up(await native.start(replace(launch(native, model), fit=Fit(512, 1, 0, 1, cpus=(cpu,)))))
+    try:
+        assert running.pid is not None
+        assert os.sched_getaffinity(running.pid) == {cpu}
+    finally:
+        assert await running.stop(grace_s=5)
+
+
+async def test_node_without_a_way_to_keep_to_it_is_an_error_with_a_way_out(
+    native: NativeEngine, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(EngineError, match="install util-linux, or write numa: distribute"):
+        await native.start(replace(launch(native, model), fit=Fit(512, 1, 0, 1, cpus=(0,))))

@@ -55,7 +55,9 @@ def instance(number: int, key: str, state: State = State.READY, *, run: RunSpec 
         "last_used_s": LONG_AGO_S,
         "why": Why.CHANGED if state in OUT else None,
     }
-    return InstanceFacts(id=number, key=key, run=run or run_spec(f"{key}.gguf"), state=state, **given | more)
+    run = run or run_spec(f"{key}.gguf")
+    given["slots"] = run.slots
+    return InstanceFacts(id=number, key=key, run=run, state=state, **given | more)
 
 
 def waiter(number: int, key: str, *, since_s: float = NOW_S, **more: Any) -> WaiterFacts:

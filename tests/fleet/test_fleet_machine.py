@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from app.engines.base import WeightsId
 from app.errors import AirLabError, UnavailableError
+from app.fleet.estimate import RAM
 from app.fleet.fleet import Fleet
 from app.fleet.instance import Instance
+from app.fleet.meter import Memory
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State, Why
 from app.journal import Journal
-from tests.fakes import DAY_S, FakeEngine, Manner, model_spec, run_spec
+from app.units import MIB
+from tests.fakes import DAY_S, FakeEngine, FakeMeter, Manner, model_spec, run_spec
 from tests.fleet.virtual import virtual_time
 
 OUT = {State.DRAINING, State.STOPPING, State.STUCK}
@@ -34,23 +40,38 @@ MANNERS = st.builds(
 HELD_S = st.sampled_from([0.0, 0.1, 3.0, 40.0])
 WAIT_S = st.sampled_from([0.0, 1.0, 15.0, DAY_S])
 PAUSE_S = st.sampled_from([0.0, 0.01, 0.4, 2.1, 12.0, 70.0, 400.0])
-HOW = st.tuples(st.sampled_from(["old", "new"]), st.sampled_from([1, 2]), st.sampled_from([None, 20.0]), st.booleans())
+SIZES_MIB = st.sampled_from([100, 300, 600, 2000])
+"""Of 1000: several small ones fit together, two large ones do not, the last one never does."""
+HOW = st.tuples(
+    st.sampled_from(["old", "new"]),
+    st.sampled_from([1, 2]),
+    st.sampled_from([None, 20.0]),
+    st.booleans(),
+    SIZES_MIB,
+    st.sampled_from([False, False, False, True]),
+)
+How = tuple[str, int, float | None, bool, int, bool]
+TOTAL_BYTES = 1000 * MIB
 ALL_MODELS = st.fixed_dictionaries(dict.fromkeys("abc", HOW))
 MODELS = ALL_MODELS | st.dictionaries(KEYS, HOW)
 
 
 class FleetMachine(RuleBasedStateMachine):
-    """One fleet of three models at most, its engines in memory, on stepped time."""
+    """One fleet of three models at most, its engines in memory, on stepped time; with a look at memory or without."""
 
-    @initialize(max_loaded=st.sampled_from([1, 2]), models=ALL_MODELS)
-    def begin(self, max_loaded: int, models: dict[str, tuple[str, int, float | None, bool]]) -> None:
+    @initialize(max_loaded=st.sampled_from([1, 2, None]), models=ALL_MODELS, looks=st.booleans())
+    def begin(self, max_loaded: int | None, models: dict[str, How], looks: bool) -> None:
         self._patch = pytest.MonkeyPatch()
         self._stack = contextlib.ExitStack()
         self.engine = FakeEngine()
         self._patch.setattr("app.fleet.instance.Upstream", self.engine.upstream)
         self.loop = self._stack.enter_context(virtual_time())
-        self.max_loaded = max_loaded
-        self.fleet = Fleet(self.engine, Path("/tmp/airlab-test"), Journal())
+        self.wants, self.max_loaded = max_loaded, max_loaded or (32 if looks else 1)
+        self.meter = FakeMeter(self.engine, TOTAL_BYTES, self._took)
+        self.sizes: dict[str, int] = {}
+        memory = Memory(self.meter) if looks else None
+        self.fleet = Fleet(self.engine, Path("/tmp/airlab-test"), Journal(), memory=memory)
+        self.looks = looks
         self.callers: list[asyncio.Task[None]] = []
         self.edit(models)
 
@@ -77,11 +98,11 @@ class FleetMachine(RuleBasedStateMachine):
             self.callers[number % len(self.callers)].cancel()
 
     @rule(models=MODELS)
-    def edit(self, models: dict[str, tuple[str, int, float | None, bool]]) -> None:
-        wanted = {key: self._spec(key, *how) for key, how in models.items()}
+    def edit(self, models: dict[str, How]) -> None:
+        wanted = {key: self._spec(key, how) for key, how in models.items()}
 
         async def want() -> None:
-            self.fleet.want(wanted, max_loaded=self.max_loaded)
+            self.fleet.want(wanted, max_loaded=self.wants)
 
         self._run(want())
 
@@ -103,6 +124,10 @@ class FleetMachine(RuleBasedStateMachine):
 
         self._run(end())
 
+    @rule(mib=st.sampled_from([0, 0, 200, 500, 950]))
+    def others_take_memory(self, mib: int) -> None:
+        self.meter.others_bytes = mib * MIB
+
     @invariant()
     def promises(self) -> None:
         if not hasattr(self, "fleet"):
@@ -113,11 +138,23 @@ class FleetMachine(RuleBasedStateMachine):
         assert len(self.engine.alive()) <= self.max_loaded
         assert len({instance.spec.key for instance in current}) == len(current), "two of one model are current"
         for instance in instances:
-            assert 0 <= instance.leases <= instance.spec.run.slots
+            assert 0 <= instance.leases <= instance.slots
             self._is_stopped_for_a_cause(instance)
         for key, instance in self.fleet._ready.items():
             assert instance in instances, f"what serves {key} is gone"
             assert instance.state is State.READY
+        self._books_balance(instances)
+
+    def _books_balance(self, instances: list[Instance]) -> None:
+        """What is booked is never more than there is, and whatever lives is booked."""
+        if not self.looks:
+            return
+        takes = {i.id: i.fitted.estimate.takes[RAM] for i in instances if i.fitted is not None}
+        assert len(takes) == len(instances), "something was started without a look at memory"
+        assert all(size > 0 for size in takes.values())
+        assert sum(takes.values()) <= TOTAL_BYTES
+        booked = {i.pid for i in instances}
+        assert {running.pid for running in self.engine.alive()} <= booked | {None}
 
     def teardown(self) -> None:
         if not hasattr(self, "fleet"):
@@ -152,7 +189,7 @@ class FleetMachine(RuleBasedStateMachine):
                 await asking  # type: ignore[misc] # a coroutine
             except AirLabError as exc:
                 stuck = any(i.state is State.STUCK for i in self.fleet._instances.values())
-                unloaded = "was unloaded before it was ready" in exc.message
+                unloaded = "was unloaded before it was ready" in exc.message or "pinned" in exc.message
                 stuck = stuck or "cannot be stopped" in exc.message
                 if type(exc) is UnavailableError and not stuck and not unloaded:
                     raise AssertionError("there was a place, or one to be made") from exc
@@ -166,9 +203,17 @@ class FleetMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(step)  # type: ignore[arg-type] # a coroutine
 
     @staticmethod
-    def _spec(key: str, file: str, slots: int, idle_timeout: float | None, preload: bool) -> ModelSpec:
-        run = run_spec(f"{key}-{file}.gguf", slots=slots)
-        return model_spec(key, run, idle_timeout=idle_timeout, preload=preload)
+    def _spec(key: str, how: How) -> ModelSpec:
+        file, slots, idle_timeout, preload, mib, pin = how
+        weights = WeightsId(Path(f"/models/{key}-{file}.gguf"), mib * MIB, 1)
+        run = run_spec(slots=slots, weights=weights, gpu_layers=0)
+        spec = model_spec(key, run, idle_timeout=idle_timeout, preload=preload, pin=pin)
+        return replace(spec, weights_bytes=mib * MIB)
+
+    def _took(self, key: str) -> int:
+        """What the newest engine of this key has: the size of the file that it was started with."""
+        found = [i for i in self.fleet._instances.values() if i.spec.key == key]
+        return max((i.wanted.weights.size_bytes for i in found if i.wanted.weights), default=0)
 
     def _is_stopped_for_a_cause(self, instance: Instance) -> None:
         """A busy engine is stopped after a fault of its own only; for everything else it drains first."""
@@ -176,7 +221,9 @@ class FleetMachine(RuleBasedStateMachine):
             assert instance.why is Why.FAULT
 
 
+STEPS = int(os.environ.get("AIRLAB_FUZZ_FLEET_STEPS", "2000"))
+"""``make fuzz-fleet`` takes five times as many."""
 FleetMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=max(1, STEPS // 25), stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_fleet_keeps_its_promises = FleetMachine.TestCase

@@ -30,7 +30,7 @@ def run_of(
     return model_specs(manifest, choice, host, Inventory(), forced_gpu_layers=layers)["a"].run
 
 
-def tuned(run: RunSpec) -> tuple[int | None, int, int, str | None, str]:
+def tuned(run: RunSpec) -> tuple[int | None, int, int | None, str | None, str]:
     return run.gpu_layers, run.threads, run.slots, run.cache_type, run.numa
 
 

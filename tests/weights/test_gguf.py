@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from app.errors import WeightsBrokenError
 from app.weights.gguf import MAX_TEXT_BYTES, GgufFacts, read_header
+from app.weights.layout import Layout
 from app.weights.reader import MAX_HEADER_BYTES
 from tests.support.gguf import Tensor, Value, gguf, minimal_adapter, minimal_gguf, numbers, text, texts, u32, u64, value
 
@@ -126,6 +127,18 @@ def test_everything_the_reference_writes_is_read(tmp_path: Path) -> None:
         value_length=24,
         sliding_window=1024,
         tensor_bytes=4 * 32 * 4 + 3 * 2 * 8 * 2,
+        layout=Layout(
+            layer_bytes=(0, 0),
+            input_bytes=0,
+            output_bytes=4 * 32 * 4 + 3 * 2 * 8 * 2,
+            repacked_bytes=(0, 0),
+            parts=1,
+            tokens=3000,
+            merges=0,
+            feed_forward_length=0,
+            windowed=(False, False),
+            latent_length=0,
+        ),
     )
 
 

@@ -1,0 +1,96 @@
+"""Whether one more model may start, by memory: beside what stays, and once others are gone. Pure.
+
+Bookings are the ledger: every instance has what it was promised until it is verified gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from app.fleet.estimate import Demand
+from app.fleet.fit import Fitted, Shortfall, find_fit
+from app.fleet.memory import Booking, Reading, Room, room_for
+from app.fleet.spec import ModelSpec
+from app.fleet.states import FleetState, InstanceFacts, MemoryState
+
+
+def demand_of(spec: ModelSpec, memory: MemoryState) -> Demand:
+    """What a model asks for, with what is known of it."""
+    weights = spec.run.weights
+    facts = spec.facts or (memory.facts.get(weights) if weights else None)
+    size_bytes = spec.weights_bytes or (weights.size_bytes if weights else 0)
+    return Demand(spec.key, spec.run, facts, size_bytes, memory.ratios.get(spec.key, 1.0), memory.base_bytes)
+
+
+def fit_on_empty_host(spec: ModelSpec, memory: MemoryState) -> Fitted | Shortfall:
+    """How it would start if nothing else of ours were loaded; with no reading, as if there were memory without end."""
+    reading = memory.reading or Reading(0.0, {})
+    return find_fit(demand_of(spec, memory), room_for(reading, memory.budget, (), all_threads=memory.threads))
+
+
+class Admission:
+    """One decision's view of the memory; what it starts is booked from then on."""
+
+    def __init__(self, fleet: FleetState) -> None:
+        """Begin with what is booked now."""
+        self._memory, self._instances = fleet.memory, fleet.instances
+        self._started: list[Booking] = []
+        self._threads_started = 0
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether nothing may be started before memory was read anew."""
+        return self._memory is not None and not self._memory.is_fresh
+
+    @property
+    def asks_to_read(self) -> bool:
+        """Whether that has still to be asked for."""
+        return self.is_unread and self._memory is not None and not self._memory.is_being_read
+
+    @property
+    def due_until_s(self) -> float:
+        """Until then, more memory may come back than was read."""
+        return self._memory.due_until_s if self._memory else float("-inf")
+
+    def fit_alone(self, spec: ModelSpec) -> Fitted | Shortfall | None:
+        """How it would start if nothing else were loaded."""
+        if self._memory is None or self._memory.reading is None:
+            return None
+        everything = [_booking(instance) for instance in self._instances]
+        room = room_for(self._memory.reading, self._memory.budget, (), everything)
+        return find_fit(demand_of(spec, self._memory), room)
+
+    def fit(
+        self, spec: ModelSpec, gone: Collection[int] = (), leaving: Collection[int] = ()
+    ) -> Fitted | Shortfall | None:
+        """How it would start once the instances ``gone`` are; None where memory is not looked at.
+
+        Args:
+            spec: The model.
+            gone: Instances whose memory is thought to be back.
+            leaving: Instances on their way out: their processors count as free, their memory does not.
+        """
+        if self._memory is None or self._memory.reading is None:
+            return None
+        room = self._room(self._memory, self._memory.reading, gone, {*gone, *leaving})
+        return find_fit(demand_of(spec, self._memory), room)
+
+    def fits(self, spec: ModelSpec, gone: Collection[int] = ()) -> bool:
+        """Whether it could start once these are gone, as far as anybody knows."""
+        return not isinstance(self.fit(spec, gone), Shortfall)
+
+    def book(self, fitted: Fitted) -> None:
+        """Promise it what it takes."""
+        self._started.append(Booking(fitted.estimate.takes, {}))
+        self._threads_started += fitted.fit.threads
+
+    def _room(self, memory: MemoryState, reading: Reading, gone: Collection[int], not_working: Collection[int]) -> Room:
+        staying = [_booking(i) for i in self._instances if i.id not in gone] + self._started
+        leaving = [_booking(i) for i in self._instances if i.id in gone]
+        used = sum(i.threads for i in self._instances if i.id not in not_working) + self._threads_started
+        threads = None if memory.threads is None or not used else memory.threads - used
+        return room_for(reading, memory.budget, staying, leaving, threads=threads, all_threads=memory.threads)
+
+
+def _booking(instance: InstanceFacts) -> Booking:
+    return instance.booking or Booking({}, {})

@@ -1,0 +1,187 @@
+"""Needed against free memory: how a model is started so that it fits, or the arithmetic of the no. Pure.
+
+Where the manifest leaves a number to AirLab, the order is: on one GPU as a whole, else on all of them, else as many
+layers as fit there, else none; a context of 8,192 tokens before a shorter one; then up to four slots; then the longest
+context that the model was trained for and nine tenths of the memory hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from app.engines.base import Fit
+from app.engines.command import CACHE_RAM_MIB, DEFAULT_CONTEXT
+from app.fleet.estimate import Demand, Estimate, estimate
+from app.fleet.memory import Room
+from app.manifest.schema import DockerEngineSection
+from app.units import MIB, format_bytes
+
+_FIRST_CONTEXTS = (8192, 4096, 2048)
+_MOST_SLOTS = 4
+_CLOSE = 0.9
+"""Beyond this share of what is free a start is tight; what grows by itself stops here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A way to start a model that fits."""
+
+    fit: Fit
+    estimate: Estimate
+    warning: str | None = None
+    """Where it is tight, what is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """The arithmetic of a no."""
+
+    message: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A place on the host: which GPUs with how many layers, and which part of its memory."""
+
+    gpus: tuple[int, ...]
+    gpu_layers: int | None
+    hosts: tuple[str, ...]
+
+
+def find_fit(demand: Demand, room: Room) -> Fitted | Shortfall:
+    """The best way to start this model in this room."""
+    ways = [(context, seat) for context in _first_contexts(demand) for seat in _seats(demand, room)]
+    for context, seat in ways:
+        tried = _try(demand, room, seat, context, demand.run.slots or 1)
+        if tried.short_of is None:
+            return _grown(demand, room, seat, tried)
+    # The last way asks for the least of what is scarce.
+    context, seat = ways[-1]
+    least = _try(demand, room, seat, context, demand.run.slots or 1)
+    return Shortfall(_no(demand, room, least), least.estimate)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    fit: Fit
+    estimate: Estimate
+    short_of: str | None
+    """The first device that has too little, if so."""
+    tightest: tuple[float, str]
+    """The share of its free memory that is needed, and the device."""
+
+
+def _try(demand: Demand, room: Room, seat: _Seat, context: int, slots: int) -> _Tried:
+    """One way to start it; old prompts get half of what is left, up to their bound."""
+    threads = demand.run.threads if room.threads is None else min(demand.run.threads, max(1, room.threads))
+    cpus = room.node_cpus[seat.hosts[0]] if len(seat.hosts) == 1 and room.node_cpus else ()
+    if cpus:
+        threads = min(threads, room.node_threads or len(cpus))
+    shares = tuple(max(1, room.free[f"GPU {number}"] // MIB) for number in seat.gpus) if len(seat.gpus) > 1 else ()
+    bare = Fit(context, slots, seat.gpu_layers, threads, 0, seat.gpus, shares, cpus)
+    needed = estimate(demand, bare, seat.hosts).takes
+    left = min((room.free[host] - needed.get(host, 0) for host in seat.hosts if host in room.free), default=None)
+    spare_mib = CACHE_RAM_MIB if left is None else max(0, left) * len(seat.hosts) // 2 // MIB
+    # A container takes its own bound, whatever is left.
+    cache_ram_mib = CACHE_RAM_MIB if _in_container(demand) else min(CACHE_RAM_MIB, spare_mib)
+    fit = replace(bare, cache_ram_mib=cache_ram_mib)
+    made = estimate(demand, fit, seat.hosts)
+    judged = {device: size for device, size in made.takes.items() if device in room.free}
+    short_of = next((device for device, size in judged.items() if size > room.free[device]), None)
+    shares_needed = ((needed.get(device, 0) / max(1, room.free[device]), device) for device in judged)
+    return _Tried(fit, made, short_of, max(shares_needed, default=(0.0, "")))
+
+
+def _seats(demand: Demand, room: Room) -> Iterator[_Seat]:
+    """Where it could run, the best place first."""
+    for gpus, layers in _on_gpus(demand, room):
+        yield from (_Seat(gpus, layers, hosts) for hosts in _hosts(demand, room))
+
+
+def _hosts(demand: Demand, room: Room) -> Iterator[tuple[str, ...]]:
+    if room.node_cpus and demand.run.numa == "per-node":
+        # The node with most room first, so that two models lie on two nodes.
+        for node in sorted(room.hosts, key=lambda node: -room.free.get(node, 0)):
+            yield (node,)
+    yield room.hosts
+
+
+def _on_gpus(demand: Demand, room: Room) -> Iterator[tuple[tuple[int, ...], int | None]]:
+    wanted, gpus = demand.run.gpu_layers, room.gpus
+    if wanted == 0 or not gpus:
+        # None, or a number where no GPU's memory is known: llama-server sees for itself.
+        yield (), wanted
+        return
+    # The fullest first: whoever fits there leaves the emptier ones to larger models.
+    alone = [(number,) for number in sorted(gpus, key=lambda number: room.free[f"GPU {number}"])]
+    places = [*alone, gpus] if len(gpus) > 1 else alone
+    if _in_container(demand):
+        places = [gpus]  # it sees all those that Docker hands on, and llama-server shares its layers among them
+    yield from ((place, -1 if wanted is None else wanted) for place in places)
+    layout = demand.facts.layout if demand.facts else None
+    if wanted is None:
+        for layers in range(len(layout.layer_bytes) if layout else 0, 0, -1):
+            yield places[-1], layers
+        yield (), 0
+
+
+def _in_container(demand: Demand) -> bool:
+    return isinstance(demand.run.engine, DockerEngineSection)
+
+
+def _trained_context(demand: Demand) -> int:
+    return (demand.facts.context_length if demand.facts else None) or DEFAULT_CONTEXT
+
+
+def _first_contexts(demand: Demand) -> tuple[int, ...]:
+    if demand.run.context_length is not None:
+        return (demand.run.context_length,)
+    return tuple(dict.fromkeys(max(512, min(tokens, _trained_context(demand))) for tokens in _FIRST_CONTEXTS))
+
+
+def _grown(demand: Demand, room: Room, seat: _Seat, first: _Tried) -> Fitted:
+    """The same place with more slots and a longer context, as far as AirLab may choose them and nothing gets tight."""
+
+    def better(candidates: Iterator[tuple[int, int]], else_: _Tried) -> _Tried:
+        for context, slots in candidates:
+            tried = _try(demand, room, seat, context, slots)
+            if tried.short_of is None and tried.tightest[0] <= _CLOSE:
+                return tried
+        return else_
+
+    best = first
+    if demand.run.slots is None:
+        best = better(((first.fit.context_length, slots) for slots in range(_MOST_SLOTS, 1, -1)), best)
+    if demand.run.context_length is None:
+        best = better(((tokens, best.fit.slots) for tokens in _longer(demand, best.fit.context_length)), best)
+    share, device = best.tightest
+    warning = None
+    if share > _CLOSE:
+        warning = f"{demand.key} takes {share:.0%} of what is free on {device}: {best.estimate.words(device)}"
+    return Fitted(best.fit, best.estimate, warning)
+
+
+def _longer(demand: Demand, tokens: int) -> Iterator[int]:
+    """Halves of the trained context, rounded to what llama-server gives anyway, down to one that is known to fit."""
+    context = _trained_context(demand)
+    while context > tokens:
+        yield context // 256 * 256
+        context //= 2
+
+
+def _no(demand: Demand, room: Room, tried: _Tried) -> str:
+    device = tried.short_of or ""
+    ways = [
+        "a shorter context_length" if demand.run.context_length is not None else "",
+        "fewer parallel" if (demand.run.slots or 1) > 1 else "",
+        "cache_type: q8_0" if demand.run.cache_type in {None, "f16", "bf16", "f32"} else "",
+        "fewer n_gpu_layers" if device.startswith("GPU") else "",
+        "a smaller quantisation",
+    ]
+    free = format_bytes(room.free.get(device, 0))
+    return (
+        f"{demand.key} does not fit: on {device} it needs {tried.estimate.words(device)}, and {free} "
+        f"is there for it; to fix: {', '.join(filter(None, ways))}"
+    )

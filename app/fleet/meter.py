@@ -1,0 +1,79 @@
+"""Reads the host's memory for the fleet, and what its engines keep of it. The one place in ``fleet`` that looks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from app.devices.free import free_nodes, free_ram, free_vram
+from app.devices.resident import Resident, resident
+from app.engines.base import WeightsId
+from app.errors import WeightsBrokenError
+from app.fleet.estimate import RAM
+from app.fleet.memory import Reading
+from app.weights.gguf import GgufFacts, read_header
+
+
+class Meter(Protocol):
+    """Whoever can say how much memory there is."""
+
+    async def read(self, pids: Mapping[int, int], *, by_node: bool) -> Reading:
+        """The memory now, and that of these processes, by the number of their instance."""
+
+    async def headers(self, files: Collection[WeightsId]) -> Mapping[WeightsId, GgufFacts]:
+        """What these files say of themselves; those that are broken say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a fleet needs for looking at memory."""
+
+    meter: Meter
+    threads: int | None = None
+    """Processor threads for all engines together; None for no bound."""
+    base_bytes: int = 0
+    """What the engine adds to what llama-server itself takes."""
+    file: Path | None = None
+    """Where it is kept what models really took."""
+
+
+class HostMeter:
+    """This host; fulfils ``Meter``."""
+
+    def __init__(self, *, has_gpus: bool, root: Path = Path("/")) -> None:
+        """``has_gpus`` says whether the engine could use a GPU: else none is asked for."""
+        self._has_gpus, self._root = has_gpus, root
+
+    async def read(self, pids: Mapping[int, int], *, by_node: bool) -> Reading:
+        """Everything at one moment, in a thread: milliseconds, or up to 6 s where a GPU's driver sleeps."""
+        return await asyncio.to_thread(self._read, dict(pids), by_node)
+
+    async def headers(self, files: Collection[WeightsId]) -> Mapping[WeightsId, GgufFacts]:
+        """About 20 ms for each."""
+        return await asyncio.to_thread(_headers, tuple(files))
+
+    def _read(self, pids: Mapping[int, int], by_node: bool) -> Reading:
+        at_s = time.monotonic()
+        nodes = free_nodes(self._root) if by_node else {}
+        free = {name: size for name, (size, _) in nodes.items()}
+        if not nodes and (ram := free_ram(self._root)) is not None:
+            free[RAM] = ram
+        if self._has_gpus:
+            free |= free_vram()
+        found = {number: resident(pid, self._root) for number, pid in pids.items()}
+        residents: dict[int, Resident] = {number: each for number, each in found.items() if each}
+        return Reading(at_s, free, residents, {name: cpus for name, (_, cpus) in nodes.items()})
+
+
+def _headers(files: tuple[WeightsId, ...]) -> Mapping[WeightsId, GgufFacts]:
+    facts = {}
+    for file in files:
+        try:
+            facts[file] = read_header(file.path)
+        except WeightsBrokenError:
+            continue  # the inventory says so, in its own time; to start it is then refused
+    return facts

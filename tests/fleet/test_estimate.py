@@ -1,0 +1,130 @@
+"""Estimates against what llama-server was measured to take, and what follows from where layers lie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.engines.base import Fit
+from app.fleet.estimate import RAM, Demand, Estimate, estimate, layers_on_gpu
+from app.units import GIB, MIB
+from app.weights.gguf import GgufFacts, read_header
+from bench.shapes import SHAPES, Shape, write_shape
+from tests.support.models import SEVEN, demand, facts_of
+from tests.support.service import MODEL_FILE
+
+CPU = Fit(4096, 1, 0, 7)
+MEASURED = [
+    # Of the embedded model, resident after a prompt of a full batch: context, slots, cache type, MiB.
+    (512, 1, "f16", 153.8),
+    (512, 4, "q8_0", 167.7),
+    (2048, 2, "f16", 233.9),
+    (8192, 1, "q8_0", 239.7),
+    (8192, 4, "f16", 866.0),
+    (16384, 2, "q8_0", 528.3),
+    (16384, 4, "f16", 1587.8),
+]
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Demand:
+    return demand(read_header(MODEL_FILE), weights_bytes=MODEL_FILE.stat().st_size)
+
+
+@pytest.mark.parametrize(("context", "slots", "cache_type", "mib"), MEASURED)
+def test_embedded_model_takes_what_was_measured(
+    embedded: Demand, context: int, slots: int, cache_type: str, mib: float
+) -> None:
+    asked = replace(embedded, run=replace(embedded.run, cache_type=cache_type))  # type: ignore[arg-type]
+    predicted = estimate(asked, Fit(context, slots, 0, 1)).at_start_bytes()
+    assert predicted / MIB == pytest.approx(mib, rel=0.1)
+
+
+OTHER_SHAPES = {
+    "grouped": 79.7,
+    "not-grouped": 116.1,
+    "many-tokens": 219.5,
+    "windows": 125.7,
+    "experts": 135.3,
+    "repacked": 217.8,
+}
+"""Measured with a context of 4096, one slot, f16; MiB."""
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_other_shapes_take_what_was_measured(shape: Shape, tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    write_shape(shape, file)
+    asked = demand(read_header(file), weights_bytes=file.stat().st_size)
+    assert estimate(asked, CPU).at_start_bytes() / MIB == pytest.approx(OTHER_SHAPES[shape.name], rel=0.1)
+
+
+def test_layers_are_counted_as_llama_server_does_the_output_first() -> None:
+    assert [layers_on_gpu(28, layers) for layers in (None, -1, 0, 1, 2, 28, 29, 999)] == [28, 28, 0, 0, 1, 27, 28, 28]
+
+
+def test_all_layers_on_a_gpu_leave_the_host_the_input_and_the_process() -> None:
+    made = estimate(demand(SEVEN), Fit(4096, 1, -1, 7, gpus=(0,)))
+    assert made.takes["GPU 0"] > 4 * GIB
+    assert made.takes[RAM] < 2 * GIB
+    assert not any(item.what.startswith("KV cache") for item in made.items if item.device == RAM)
+
+
+def test_hybrid_takes_neither_more_nor_less_of_weights_and_cache_than_the_model_has() -> None:
+    whole = estimate(demand(SEVEN), CPU)
+    hybrid = estimate(demand(SEVEN), Fit(4096, 1, 15, 7, gpus=(0,)))
+
+    def of(made: Estimate, what: str) -> int:
+        return sum(item.size_bytes for item in made.items if item.what.startswith(what))
+
+    assert of(hybrid, "KV cache") == of(whole, "KV cache")
+    assert of(hybrid, "weights") == of(whole, "weights")
+
+
+def test_several_gpus_share_weights_and_have_contexts_of_their_own() -> None:
+    made = estimate(demand(SEVEN), Fit(4096, 1, -1, 7, gpus=(0, 2), gpu_shares=(3, 1)))
+    weights = {item.device: item.size_bytes for item in made.items if item.what == "weights"}
+    assert weights["GPU 0"] == pytest.approx(3 * weights["GPU 2"], rel=0.001)
+    contexts = [item.size_bytes for item in made.items if item.what == "CUDA context"]
+    assert len(contexts) == 2
+    assert contexts[0] == contexts[1]
+
+
+def test_nodes_share_the_hosts_memory_alike() -> None:
+    made = estimate(demand(SEVEN), CPU, ("node 0", "node 1"))
+    assert made.takes["node 0"] == pytest.approx(made.takes["node 1"], rel=0.001)
+    assert sum(made.takes.values()) == pytest.approx(estimate(demand(SEVEN), CPU).takes[RAM], rel=0.001)
+
+
+def test_header_that_nobody_read_leaves_the_size_of_the_file() -> None:
+    made = estimate(demand(None, weights_bytes=GIB), CPU)
+    assert not made.knows_shape
+    assert GIB < made.takes[RAM] < 1.2 * GIB
+
+
+def test_latent_attention_needs_a_fraction_of_the_cache() -> None:
+    deep = {"layers": 27, "embedding": 2048, "feed_forward": 10_944, "heads": 16, "kv_heads": 16, "tokens": 1000}
+    plain = facts_of(**deep, context=8192, weights_bytes=GIB, key_length=192, value_length=128)
+    latent = facts_of(**deep, context=8192, weights_bytes=GIB, latent_length=576)
+
+    def cache(facts: GgufFacts) -> int:
+        return sum(i.size_bytes for i in estimate(demand(facts), CPU).items if i.what.startswith("KV"))
+
+    assert cache(latent) == 27 * 576 * 2 * 4096
+    assert cache(plain) == 27 * 16 * 320 * 2 * 4096
+
+
+def test_last_run_that_took_more_is_added_and_shown() -> None:
+    plain = estimate(demand(SEVEN), CPU)
+    corrected = estimate(replace(demand(SEVEN), ratio=1.1), CPU)
+    assert corrected.at_start_bytes() == pytest.approx(1.1 * plain.at_start_bytes(), rel=0.001)
+    assert corrected.uncorrected_bytes == plain.at_start_bytes(), "else a correction would correct itself"
+    assert "more, by its last run" in corrected.words(RAM)
+
+
+def test_arithmetic_adds_up() -> None:
+    made = estimate(demand(SEVEN), CPU)
+    assert made.takes[RAM] == sum(item.size_bytes for item in made.items)
+    assert made.words(RAM).startswith("weights 4.4 GiB + KV cache of 1 x 4096 tokens 224.0 MiB + ")

@@ -1,0 +1,58 @@
+"""What one more model may take: free memory less promises that were not taken up yet, within the budget."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.fleet.memory import Booking, Budget, Reading, room_for
+
+ALL = Budget()
+
+
+def reading(**free: int) -> Reading:
+    return Reading(0.0, {name.replace("_", " "): size for name, size in free.items()})
+
+
+def test_what_others_were_promised_and_do_not_hold_yet_is_not_free() -> None:
+    room = room_for(reading(RAM=100), ALL, [Booking({"RAM": 60}, {"RAM": 50})])
+    assert room.free == {"RAM": 90}
+
+
+def test_what_somebody_holds_beyond_its_promise_is_gone_all_the_same() -> None:
+    assert room_for(reading(RAM=100), ALL, [Booking({"RAM": 60}, {"RAM": 70})]).free == {"RAM": 100}
+
+
+def test_what_leaves_gives_back_what_it_holds_and_its_promise() -> None:
+    assert room_for(reading(RAM=100), ALL, [], [Booking({"RAM": 60}, {"RAM": 50})]).free == {"RAM": 150}
+
+
+def test_budget_counts_promises_and_never_more_than_is_free() -> None:
+    staying = [Booking({"RAM": 60}, {"RAM": 60})]
+    assert room_for(reading(RAM=100), Budget(ram=90), staying).free == {"RAM": 30}
+    assert room_for(reading(RAM=20), Budget(ram=90), staying).free == {"RAM": 20}
+
+
+def test_each_gpu_has_the_budget_of_its_own_and_nodes_share_that_of_the_host() -> None:
+    free = reading(node_0=100, node_1=100, GPU_0=100, GPU_1=100)
+    room = room_for(free, Budget(vram=70, ram=80), [])
+    assert room.free == {"node 0": 40, "node 1": 40, "GPU 0": 70, "GPU 1": 70}
+    assert room.gpus == (0, 1)
+
+
+BOOKINGS = st.lists(
+    st.builds(lambda takes, held: Booking({"RAM": takes}, {"RAM": held}), st.integers(0, 500), st.integers(0, 500)),
+    max_size=5,
+)
+
+
+@given(st.integers(0, 1000), st.none() | st.integers(1, 1000), BOOKINGS, BOOKINGS)
+def test_room_is_never_less_than_nothing_and_never_beyond_the_budget(
+    free: int, ram: int | None, staying: list[Booking], leaving: list[Booking]
+) -> None:
+    room = room_for(reading(RAM=free), Budget(ram=ram), staying, leaving).free["RAM"]
+    assert 0 <= room <= free + sum(booking.held["RAM"] for booking in leaving)
+    if ram is not None:
+        assert room + sum(booking.takes["RAM"] for booking in staying) <= max(
+            ram, sum(booking.takes["RAM"] for booking in staying)
+        )
