@@ -14,6 +14,7 @@ import pytest
 from app.devices.probe import Host
 from app.errors import AirLabError, ConfirmationNeededError, PreconditionFailedError
 from app.fleet.fleet import Fleet
+from app.fleet.memory import Budget
 from app.fleet.spec import ModelSpec
 from app.journal import Fact, Journal
 from app.live.inputs import first_inputs
@@ -40,8 +41,8 @@ class RememberingFleet:
     def __init__(self) -> None:
         self.wanted: list[Mapping[str, ModelSpec]] = []
 
-    def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int) -> None:
-        assert max_loaded >= 1
+    def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int | None, budget: Budget) -> None:
+        assert max_loaded is None or max_loaded >= 1
         self.wanted.append(models)
 
 
