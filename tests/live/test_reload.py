@@ -41,9 +41,8 @@ class RememberingFleet:
     def __init__(self) -> None:
         self.wanted: list[Mapping[str, ModelSpec]] = []
 
-    def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int, budget: Budget) -> None:
-        assert max_loaded >= 1
-        assert budget == Budget()
+    def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int | None, budget: Budget) -> None:
+        assert max_loaded is None or max_loaded >= 1
         self.wanted.append(models)
 
 
