@@ -38,14 +38,12 @@ def _talk_on(talk: Talk) -> None:
     prompt = make_prompt(talk)
     while not talk.leaving:
         try:
-            line = prompt.prompt()
+            if line := prompt.prompt().strip():
+                _do(talk, line)
         except KeyboardInterrupt:
             talk.console.print("Ctrl-D or /quit leaves", style="dim")
-            continue
         except EOFError:
             return
-        if line.strip():
-            _do(talk, line.strip())
 
 
 def _welcome(talk: Talk) -> None:

@@ -100,27 +100,30 @@ def test_menu_stream_and_commands_fill_the_screen_as_they_should(lab: Lab, servi
         assert terminal.ended() == 0
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(lab: Lab, service: Service) -> None:
-    with chat(lab, service.url, "--session", "stopped", "--model", "small") as terminal:
-        terminal.until_screen("/help")
-        terminal.type(f"Tell a very long story about a king and his ten sons.{ENTER}")
-        terminal.until("small", bound_s=40)
-        wait_until(lambda: service.model("small")["busy"] == 1, "the model is at work")
-        terminal.type(CTRL_C)
-        terminal.until("cancelled; /retry asks it again")
+def test_ctrl_c_stops_the_answer_and_not_the_program(scripted: Lab) -> None:
+    gate = scripted.folder / "gate"
+    scripted.fault("small", replies=["Once upon a time."], token_gate_file=str(gate))
+    with scripted.serve() as service, chat(scripted, service.url, "--session", "stopped") as terminal:
 
         def last_turn() -> str:
             return str(service.http.get("/sessions/stopped").json()["turns"][-1]["status"])
 
-        wait_until(lambda: last_turn() == "cancelled", "the turn is cancelled")
+        for number, line in enumerate(("Tell a story.", "/retry", "/retry"), 1):
+            terminal.until_screen("/help")
+            terminal.clear()
+            terminal.type(f"{line}{ENTER}")
+            terminal.until_screen("Once")
+            terminal.type(CTRL_C)
+            terminal.until("cancelled; /retry asks it again")
+            wait_until(lambda: last_turn() == "cancelled", f"turn {number} is cancelled")
+        wait_until(lambda: service.model("small")["busy"] == 0, "the model is free")
+        gate.touch()
         terminal.type(f"/retry{ENTER}")
-        wait_until(lambda: service.model("small")["busy"] == 1, "the model is at work again")
-        terminal.type(CTRL_C)
-        wait_until(lambda: last_turn() == "cancelled", "the turn is cancelled once more")
-        terminal.type(f"Say hello.{ENTER}")
         terminal.until(DONE)
         assert last_turn() == "done"
+        assert said(service, "stopped") == ["Tell a story.", "Once upon a time."]
 
+        terminal.until_screen("/help")
         terminal.type(CTRL_C)
         terminal.until("Ctrl-D or /quit leaves")
         terminal.type(f"/quit{ENTER}")
