@@ -48,6 +48,11 @@ class Daemon:
         found = await self._call(lambda api: api.inspect_image(name))
         return Image(str(found["Id"]), tuple(sorted(found["Config"].get("Volumes") or ())))
 
+    async def security(self) -> frozenset[str]:
+        """How the daemon keeps containers apart, such as ``rootless`` or ``userns``."""
+        options = (await self._call(lambda api: api.info())).get("SecurityOptions") or ()
+        return frozenset(part.removeprefix("name=") for each in options for part in each.split(","))
+
     async def create(self, body: dict[str, Any], name: str) -> str:
         """Make a container, not started; its id. Raises TakenError."""
         return str((await self._call(lambda api: api.create_container_from_config(body, name)))["Id"])

@@ -108,7 +108,8 @@ class DockerEngine:
         image = await self._image(section.image)
         taken = [each.node for each in self._running if each.node is not None and not each.is_gone]
         placement = place(run, section, self._nodes(), taken, kept_to=launch.fit.cpus if launch.fit else ())
-        where = Where(self.folder, mounts, self.user)
+        user = self.user if mounts is not None else user_for(self.user, await self.daemon.security())
+        where = Where(self.folder, mounts, user)
         return order_of(launch.key, run, instance, where=where, image=image, placement=placement)
 
     async def nvidia_smi(self, images: Sequence[str]) -> str:
@@ -362,6 +363,22 @@ def activity_of(stats: Mapping[str, Any]) -> tuple[float, float, float] | None:
     read = (stats.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
     read_bytes = sum(each["value"] for each in read if each["op"].lower() == "read")
     return cpu_s, float(read_bytes), float(stats["memory_stats"].get("usage", 0))
+
+
+def user_for(user: str, security: frozenset[str]) -> str:
+    """Whom a container runs as, so that we, outside of any, can connect to its socket.
+
+    Raises:
+        EngineError: The daemon gives containers users of which none is us.
+    """
+    if "rootless" in security:
+        return "0:0"  # who is root in there is, to this host, whoever runs the daemon
+    if "userns" in security and user != NOBODY:
+        raise EngineError(
+            "this Docker gives containers users of their own (userns-remap), whose sockets AirLab may not use from "
+            "outside; run AirLab in a container as well, or use rootless Docker"
+        )
+    return user
 
 
 def own_user() -> str:

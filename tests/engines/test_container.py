@@ -11,6 +11,7 @@ import pytest
 
 from app.engines.base import WeightsId
 from app.engines.container import (
+    NOBODY,
     Image,
     body_of,
     differences,
@@ -20,6 +21,7 @@ from app.engines.container import (
     section_of,
     spec_digest,
 )
+from app.engines.docker import user_for
 from app.engines.placement import Placement
 from app.errors import EngineError
 from tests.engines.containers import IMAGE_ID, container_run, order
@@ -222,3 +224,22 @@ def test_run_without_a_file_and_run_for_another_engine_are_refused() -> None:
 def test_image_is_named_by_its_id() -> None:
     """What a tag means may change between looking and starting."""
     assert body_of(order(container_run()))["Image"] == IMAGE_ID
+
+
+@pytest.mark.parametrize(
+    ("user", "security", "there"),
+    [
+        ("1000:1000", {"seccomp", "profile=builtin"}, "1000:1000"),
+        ("1000:1000", {"rootless", "cgroupns"}, "0:0"),
+        (NOBODY, {"userns"}, NOBODY),
+    ],
+)
+def test_container_runs_as_somebody_to_whose_socket_we_may_connect(user: str, security: set[str], there: str) -> None:
+    """A socket is made with the umask applied: its owner may connect, and root."""
+    assert user_for(user, frozenset(security)) == there
+
+
+def test_docker_whose_users_are_none_of_ours_is_refused_with_a_way_out() -> None:
+    """The socket would be there, and never answer."""
+    with pytest.raises(EngineError, match=r"userns-remap.*run AirLab in a container as well"):
+        user_for("1000:1000", frozenset({"userns"}))
