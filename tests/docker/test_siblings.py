@@ -35,9 +35,10 @@ def lab() -> Iterator[Project]:
 
 def siblings_beside(made: Project) -> list[str]:
     """Containers that engines of this project run in: those that hold a folder of its volume."""
-    running = docker("ps", "--all", "--quiet", "--filter", "label=dev.airlab.model=small").splitlines()
-    volume = f"{made.name}_run"
-    return [one for one in running if any(volume in mount["Source"] for mount in inspect(one)["Mounts"])]
+    listed = docker("ps", "--all", "--quiet", "--filter", "label=dev.airlab.model=small").splitlines()
+    # One that goes between the two questions has no mounts, and is none of them.
+    mounts = {one: docker("inspect", "--format", "{{json .Mounts}}", one, code=None) for one in listed}
+    return [one for one, text in mounts.items() if f"{made.name}_run" in text]
 
 
 def the_sibling(made: Project, *, other_than: str | None = None) -> str:
