@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,19 +16,20 @@ from tests.support.service import events_of, wait_until
 
 pytestmark = pytest.mark.docker
 
-_MANIFEST = {
-    "version": 1,
-    "default_model": "small",
-    "profiles": {"generic": {"match": "any", "engine": {"kind": "docker", "image": IMAGE}}},
-    "models": {"small": {"filename": "SmolLM2-135M-Instruct.Q4_1.gguf", "context_length": 1024, "n_threads": 1}},
-}
+
+def manifest(**engine: str) -> str:
+    """One model, in a container of its own."""
+    model = {"filename": "SmolLM2-135M-Instruct.Q4_1.gguf", "context_length": 1024, "n_threads": 1}
+    profile = {"match": "any", "engine": {"kind": "docker", "image": IMAGE, **engine}}
+    made = {"version": 1, "default_model": "small", "profiles": {"generic": profile}, "models": {"small": model}}
+    return json.dumps(made)
 
 
 @pytest.fixture
 def lab() -> Iterator[Project]:
     """A project whose one model runs in a container."""
     require_docker()
-    with project(manifest=json.dumps(_MANIFEST)) as made:
+    with project(manifest=manifest()) as made:
         yield made
         made.compose("down", "--volumes", "--timeout", "30")
         assert not siblings_beside(made)
@@ -35,9 +37,10 @@ def lab() -> Iterator[Project]:
 
 def siblings_beside(made: Project) -> list[str]:
     """Containers that engines of this project run in: those that hold a folder of its volume."""
-    running = docker("ps", "--all", "--quiet", "--filter", "label=dev.airlab.model=small").splitlines()
-    volume = f"{made.name}_run"
-    return [one for one in running if any(volume in mount["Source"] for mount in inspect(one)["Mounts"])]
+    listed = docker("ps", "--all", "--quiet", "--filter", "label=dev.airlab.model=small").splitlines()
+    # One that goes between the two questions has no mounts, and is none of them.
+    mounts = {one: docker("inspect", "--format", "{{json .Mounts}}", one, code=None) for one in listed}
+    return [one for one, text in mounts.items() if f"{made.name}_run" in text]
 
 
 def the_sibling(made: Project, *, other_than: str | None = None) -> str:
@@ -80,3 +83,14 @@ def test_fault_104_chat_goes_through_a_sibling_and_survives_kills_at_both_ends(l
     assert say(lab)
     assert the_sibling(lab, other_than=second)
     assert lab.ask("GET", "/health").json()["status"] == "ok"
+
+
+def test_without_dockers_socket_models_run_inside_the_service_and_health_says_why(tmp_path: Path) -> None:
+    """A folder is what Docker puts in the place of a socket that is not there, as under a rootless one."""
+    with project(manifest=manifest(fallback="native"), DOCKER_SOCKET=str(tmp_path)) as made:
+        assert say(made)
+        assert not siblings_beside(made)
+        health = made.ask("GET", "/health").json()
+        assert health["status"] == "degraded"
+        assert "because Docker's socket" in health["message"]
+        assert "no Docker socket" in made.compose("logs", "--no-color", "launcher")
