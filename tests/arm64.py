@@ -46,7 +46,7 @@ def _failed(tests: Sequence[str], *, ordinary: bool) -> bool:
     print(f"user {said['user']}: self-test (None where the wall holds): {said['enforced']}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
-        pytest_itself = [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"]
+        pytest_itself = [sys.executable, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider"]
         command = [*pytest_itself, "--deselect", _ANOTHER_USER, "--basetemp", f"{folder}/t", *tests]
         with as_ordinary_user(command) if ordinary else as_it_is(command) as wrapped:
             done = subprocess.run(wrapped, cwd=ROOT, check=False, timeout=_LIMIT_S)
