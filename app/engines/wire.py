@@ -19,7 +19,8 @@ from app.errors import (
     ImageMissingError,
     LauncherRefusedError,
 )
-from app.manifest.schema import ContextLength, GpuLayers, ModelKey, Parallel, Threads
+from app.manifest.schema import ContextLength, ModelKey, Parallel, Threads
+from app.manifest.values import GpuLayers
 
 LINE_BYTES = 64 * 1024
 """Longest line; an answer's log lines are cut to fit."""

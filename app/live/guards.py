@@ -15,7 +15,8 @@ from app.live.snapshot import Snapshot
 from app.manifest.load import Loaded
 from app.manifest.nodes import Positions
 from app.manifest.problems import ManifestProblems, Problem, nearest, shown
-from app.manifest.schema import Manifest, McpServerSection, PolicySection
+from app.manifest.schema import Manifest
+from app.manifest.tool_sections import McpServerSection, PolicySection
 from app.policy import windows
 from app.policy.lint import lint
 from app.policy.paths import PROTECTED_UNDER_WSL, protecting

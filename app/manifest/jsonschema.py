@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from app.manifest import schema
+from app.manifest import schema, values
 
 UNIT = "x-airlab-unit"
 """Where a node has the unit of its quantity: its name, and texts that may be written with the numbers they mean."""
@@ -16,10 +16,10 @@ UNIT = "x-airlab-unit"
 _UNITS = {
     get_args(quantity)[1].func: (name, examples)
     for quantity, name, examples in (
-        (schema.Tokens, "tokens", ("8k", "2k")),
-        (schema.DurationS, "seconds", ("15m", "10s")),
-        (schema.SizeBytes, "bytes", ("15GiB", "256KiB")),
-        (schema.GpuLayers, "layers", ("all",)),
+        (values.Tokens, "tokens", ("8k", "2k")),
+        (values.DurationS, "seconds", ("15m", "10s")),
+        (values.SizeBytes, "bytes", ("15GiB", "256KiB")),
+        (values.GpuLayers, "layers", ("all",)),
     )
 }
 """What reads a quantity beforehand, with the unit it counts in and ways to write one."""

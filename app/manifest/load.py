@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from app.manifest.crosscheck import cross_problems
 from app.manifest.nodes import Positions, compose
 from app.manifest.problems import ManifestProblems, Problem, Source
-from app.manifest.schema import Manifest, ModelSection, Section
+from app.manifest.schema import Manifest, ModelSection
 from app.manifest.translate import translate
+from app.manifest.values import Section
 
 MAX_BYTES = 1024 * 1024
 """A manifest is written by people; more is a mistake or an attack."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from app.manifest import schema
+from app.manifest import schema, values
 from app.manifest.nodes import Positions
 from app.manifest.problems import Path, Problem, nearest, shown
 
@@ -22,9 +22,9 @@ _KEY = "[key]"
 """What pydantic appends to the place of a key that it refuses."""
 
 _UNITS = (
-    (get_args(schema.Tokens)[1], " tokens"),
-    (get_args(schema.DurationS)[1], " seconds, or written with a unit, such as 15m"),
-    (get_args(schema.SizeBytes)[1], " bytes, or written with a unit, such as 256KiB"),
+    (get_args(values.Tokens)[1], " tokens"),
+    (get_args(values.DurationS)[1], " seconds, or written with a unit, such as 15m"),
+    (get_args(values.SizeBytes)[1], " bytes, or written with a unit, such as 256KiB"),
 )
 """The reader of a written quantity, as it stands in the annotation, and what it counts."""
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from app.manifest.schema import (
+from app.manifest.tool_sections import (
     CommandToolSection,
     DeclaredSection,
     DeclaredTool,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import ToolError
 from app.journal import Fact, Journal, Trouble
-from app.manifest.schema import McpServerSection
+from app.manifest.tool_sections import McpServerSection
 from app.process import Child
 from app.tools.base import SERVED, ToolSpec
 from app.tools.schemas import schema_problem

@@ -10,8 +10,9 @@ from pydantic import Field, ValidationError
 
 from app.manifest.nodes import Positions, compose
 from app.manifest.problems import Problem, Source
-from app.manifest.schema import Manifest, Section
+from app.manifest.schema import Manifest
 from app.manifest.translate import PATTERN_WORDS, TRANSLATED, translate
+from app.manifest.values import Section
 
 
 class Native(Section):

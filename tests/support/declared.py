@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from app.manifest.schema import ToolsSection
+from app.manifest.tool_sections import ToolsSection
 from app.tools.base import ToolSpec
 from app.tools.declared import spec_of
 
