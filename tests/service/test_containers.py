@@ -99,7 +99,8 @@ def test_fault_048_049_client_that_leaves_frees_its_slot(make_lab: MakeLab, stre
         with httpx.Client(base_url=service.url, timeout=httpx.Timeout(BOUND_S, read=1.0)) as leaver:
             if stream:
                 with leaver.stream("POST", "/v1/chat/completions", json=LONG) as answer:
-                    next(answer.iter_lines())
+                    lines = answer.iter_lines()  # held: its end would close the connection
+                    next(lines)
                     assert state(service)["busy"] == 1
             else:
                 with pytest.raises(httpx.ReadTimeout):
