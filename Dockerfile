@@ -10,8 +10,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /
 WORKDIR /src
 COPY scripts/engine.sh scripts/
 COPY requirements-engine.txt ./
-RUN scripts/engine.sh tools /work && scripts/engine.sh configure /work
-RUN scripts/engine.sh build /work /engine
+RUN scripts/engine.sh tools /build && scripts/engine.sh configure /build
+RUN scripts/engine.sh build /build /engine
 
 FROM ${ENGINE_IMAGE} AS engine
 
