@@ -6,7 +6,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 arguments=(--quiet --build-arg "PYTHON_IMAGE=${PYTHON_IMAGE:-python:3.13-slim-trixie}")
 if [ -n "${AIRLAB_TEST_LLAMA_SERVER:-}" ]; then
   folder=$(dirname "$(realpath "$AIRLAB_TEST_LLAMA_SERVER")")
+  before=$(docker image ls --quiet airlab-test-engine:given)
   tar -C "$folder" -c --transform='s,^\.,engine,' . | docker import - airlab-test-engine:given >/dev/null
+  if [ -n "$before" ]; then docker image rm "$before" >/dev/null; fi
   arguments+=(--build-arg ENGINE_IMAGE=airlab-test-engine:given)
 fi
 begin=$SECONDS
