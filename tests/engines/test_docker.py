@@ -24,6 +24,7 @@ from tests.engines.containers import container_run, launch
 from tests.support.docker import (
     BOUND_S,
     IMAGE,
+    collect_broken_connections,
     containers_below,
     derived_image,
     docker_api,
@@ -60,6 +61,7 @@ async def engine_of(folder: Path, **environment: str) -> AsyncIterator[DockerEng
             yield engine
     finally:
         engine.close()
+        collect_broken_connections()
 
 
 def run_of(folder: Path, image: str = IMAGE, **section: Any) -> Any:
