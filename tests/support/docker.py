@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import os
 import select
@@ -11,6 +12,7 @@ import socket
 import tarfile
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -206,8 +208,16 @@ class Way:
                 client.shutdown(socket.SHUT_RDWR)
 
 
+def collect_broken_connections() -> None:
+    """Of connections that broke while it made them, docker's library leaves the sockets to the garbage collector."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 @contextmanager
 def way_to_docker(folder: Path) -> Iterator[Way]:
     """A way that breaks as told."""
     with closing(Way(folder / "docker.sock")) as way:
         yield way
+    collect_broken_connections()
