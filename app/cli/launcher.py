@@ -25,6 +25,8 @@ def launcher(options: argparse.Namespace) -> int:
     peer = os.getuid() if options.peer is None else options.peer
     # A container runs as whoever is to connect to its socket; where that is root, who may connect to any, as nobody.
     user = None if peer in {0, os.getuid()} else f"{peer}:{peer}"
-    engine = DockerEngine(place.parent, os.environ, user=user, nodes=host_nodes, shared=True)
+    # The service downloads models, so it can lay links there: none of them is to show a container anything else.
+    within = (settings.home / "models", *settings.hub_caches)
+    engine = DockerEngine(place.parent, os.environ, user=user, nodes=host_nodes, shared=True, within=within)
     asyncio.run(run(engine, settings, place, peer=peer))
     return DONE

@@ -284,19 +284,22 @@ class Where:
     mounts: Sequence[Mapping[str, Any]] | None
     """As ``host_path`` has them."""
     user: str
+    within: Sequence[Path] | None = None
+    """Folders in which the files of models must lie, links followed; None: anywhere."""
 
 
 def order_of(key: str, run: RunSpec, instance: str, *, where: Where, image: Image, placement: Placement) -> Order:
     """The container for this run.
 
     Raises:
-        EngineError: The model has no file, or a file is nowhere on the host.
+        EngineError: The model has no file, or a file is nowhere on the host, or out of bounds.
     """
     installation = installation_of(host_path(where.folder, where.mounts))
     labels = {"installation": installation, "model": key, "instance": instance, "spec": spec_digest(run)}
     # Links are followed here: the daemon would follow them on the host, where they may lead elsewhere.
     files = [
-        Mount(host_path(path.resolve(), where.mounts), str(there), read_only=True) for path, there in files_of(run)
+        Mount(host_path(_real(path, where.within), where.mounts), str(there), read_only=True)
+        for path, there in files_of(run)
     ]
     own = Mount(host_path(where.folder / instance, where.mounts), str(SOCKET_INSIDE.parent), read_only=False)
     return Order(
@@ -309,3 +312,13 @@ def order_of(key: str, run: RunSpec, instance: str, *, where: Where, image: Imag
         {f"{LABEL}.{name}": value for name, value in labels.items()},
         placement,
     )
+
+
+def _real(path: Path, within: Sequence[Path] | None) -> Path:
+    """Where a model's file really lies. Raises EngineError where that is out of bounds."""
+    real = path.resolve()
+    if within is not None and not any(real.is_relative_to(folder.resolve()) for folder in within):
+        raise EngineError(
+            f"{path} is a link that leads out of models/, so no container is given it; put the file there"
+        )
+    return real

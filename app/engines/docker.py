@@ -64,6 +64,7 @@ class DockerEngine:
         user: str | None = None,
         nodes: Callable[[], Sequence[Node]] = tuple,
         shared: bool = False,
+        within: Sequence[Path] | None = None,
     ) -> None:
         """Nothing runs yet, and Docker is not asked yet.
 
@@ -74,11 +75,12 @@ class DockerEngine:
                 as nobody where we are root, who can connect to anybody's.
             nodes: The host's NUMA nodes.
             shared: Others may look into ``folder``: it is the way to what this process starts for them.
+            within: Where the files of models must lie, links followed, if others may write there; else anywhere.
         """
         self.folder = folder
         self.daemon = Daemon(environment)
         self.user = user or own_user()
-        self._nodes, self._shared = nodes, shared
+        self._nodes, self._shared, self._within = nodes, shared, within
         self._running: set[DockerRunning] = set()
         self._swept, self._sweeping = False, asyncio.Lock()
         self._left: set[str] = set()
@@ -109,7 +111,7 @@ class DockerEngine:
         taken = [each.node for each in self._running if each.node is not None and not each.is_gone]
         placement = place(run, section, self._nodes(), taken, kept_to=launch.fit.cpus if launch.fit else ())
         user = self.user if mounts is not None else user_for(self.user, await self.daemon.security())
-        where = Where(self.folder, mounts, user)
+        where = Where(self.folder, mounts, user, self._within)
         return order_of(launch.key, run, instance, where=where, image=image, placement=placement)
 
     async def nvidia_smi(self, images: Sequence[str]) -> str:

@@ -13,10 +13,12 @@ from app.engines.base import WeightsId
 from app.engines.container import (
     NOBODY,
     Image,
+    Where,
     body_of,
     differences,
     files_of,
     host_path,
+    order_of,
     places_inside,
     section_of,
     spec_digest,
@@ -24,7 +26,7 @@ from app.engines.container import (
 from app.engines.docker import user_for
 from app.engines.placement import Placement
 from app.errors import EngineError
-from tests.engines.containers import IMAGE_ID, container_run, order
+from tests.engines.containers import IMAGE_ID, PLAIN, container_run, order
 from tests.fakes import run_spec
 
 
@@ -93,6 +95,27 @@ def test_model_in_parts_is_mounted_whole() -> None:
 
     assert [str(inside) for _, inside in files_of(run)] == [f"/m/0/big-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
     assert list(places_inside(run)) == [Path("/models/big-00001-of-00003.gguf")]
+
+
+@pytest.mark.parametrize("linked", ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"])
+def test_link_that_leads_out_of_bounds_is_mounted_nowhere(tmp_path: Path, linked: str) -> None:
+    """Whoever may write below models/ must not choose what of the host a container sees."""
+    models, secret = tmp_path / "models", tmp_path / "secret"
+    models.mkdir()
+    secret.write_text("secret")
+    for name in ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf"):
+        (models / f"real-{name}").write_bytes(b"GGUF")
+        (models / name).symlink_to(models / f"real-{name}")
+    where = Where(Path("/run/c"), None, "10001:10001", within=(models,))
+    run = container_run(models / "m-00001-of-00002.gguf")
+
+    made = order_of("small", run, "1-small", where=where, image=PLAIN, placement=Placement())
+    assert [Path(mount.source).parent for mount in made.mounts[:2]] == [models, models]
+
+    (models / linked).unlink()
+    (models / linked).symlink_to(secret)
+    with pytest.raises(EngineError, match=f"{linked} is a link that leads out of models/"):
+        order_of("small", run, "1-small", where=where, image=PLAIN, placement=Placement())
 
 
 def test_container_that_is_as_asked_has_no_differences() -> None:

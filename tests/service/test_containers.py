@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tests.support.docker import (
     docker_api,
     remove_containers_below,
 )
-from tests.support.service import BOUND_S, ROOT, Lab, Service, events_of, wait_until
+from tests.support.service import BOUND_S, MODEL_FILE, ROOT, Lab, Service, events_of, wait_until
 
 docker = pytest.mark.docker
 ENGINE = {"kind": "docker", "image": IMAGE}
@@ -232,7 +233,22 @@ def launched_lab(make_lab: MakeLab) -> Iterator[Lab]:
         # Nowhere for the service: it is to have no way to Docker but the launcher.
         place = lab.folder / "l/launcher.sock"
         lab.environment = {"AIRLAB_LAUNCHER": str(place)}
+        lab.weights("small").unlink()
+        shutil.copyfile(MODEL_FILE, lab.weights("small"))
         yield lab
+
+
+@docker
+def test_fault_110_link_out_of_models_gets_no_container(make_lab: MakeLab) -> None:
+    """The service writes below models/, so that it could lay a link there to any file of the host."""
+    with launched_lab(make_lab) as lab, launcher_of(lab):
+        lab.weights("small").unlink()
+        lab.lay_weights("small")
+        with lab.serve() as service:
+            answer = chat(service)
+        assert answer.status_code >= 500
+        assert "small.gguf is a link that leads out of models/" in answer.text
+        assert containers_below(lab.folder) == []
 
 
 @docker
