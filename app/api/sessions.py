@@ -25,7 +25,7 @@ ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 IfMatch = Annotated[
     str | None, HeaderParameter(name="If-Match", description="The ETag that was seen; 412 where it is another by now.")
 ]
-SessionName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+SessionName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+(?!\n)$")]
 
 
 class SessionFields(Struct, forbid_unknown_fields=True):

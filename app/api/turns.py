@@ -39,7 +39,8 @@ RetryKey = Annotated[
         name="Idempotency-Key", description="1 to 255 visible ASCII characters; a retry under it is no second turn."
     ),
 ]
-SessionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
+# Without the look ahead, Python's $ would let a last end of line through.
+SessionId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+(?!\n)$")]
 MessageId = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 SystemPrompt = Annotated[str, Meta(max_length=1_048_576)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]

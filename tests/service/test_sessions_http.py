@@ -37,6 +37,12 @@ def texts(view: dict[str, Any]) -> list[str]:
     return [message["content"] for message in view["messages"]]
 
 
+@pytest.mark.parametrize("field", ["session_id", "name"])
+@pytest.mark.parametrize("text", ["ends with a line\n", "a\x1b[2Jb", "a\x7fb"])
+def test_no_name_holds_control_characters(fake: Service, field: str, text: str) -> None:
+    assert fake.http.post("/sessions", json={"session_id": "control", field: text}).status_code == 400
+
+
 def test_sessions_are_listed_last_used_first_named_by_themselves_and_paged(fake: Service) -> None:
     for session_id in ("list-a", "list-b", "list-c"):
         said(fake, f"# First words of {session_id}\nand more", session_id=session_id)
