@@ -331,7 +331,7 @@ class ModelSection(Tuning):
     """Shown first in menus."""
     usage: str | None = None
     """How to use it, in words."""
-    hf_repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$", max_length=200)] | None = None
+    hf_repo: Annotated[str, Field(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?$", max_length=200)] | None = None
     """Where it comes from on the Hugging Face hub, as org/repo:quantisation."""
     download_url: Url | None = None
     """Where it can be downloaded from directly: https, or http from this network's own servers."""

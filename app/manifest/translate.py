@@ -39,7 +39,7 @@ PATTERN_WORDS = {
     r"^https?://[^\s]+$": "a URL that begins with http:// or https://",
     r"^[A-Za-z0-9.-]+$": "a host name such as lab.example, without a port",
     r"^https?://[A-Za-z0-9.\[\]:-]+$": "an origin such as http://localhost:3000, without a path",
-    r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$": "org/repo or org/repo:quantisation",
+    r"^[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?$": "org/repo or org/repo:quantisation",
     r"^[0-9a-fA-F]{64}$": "a SHA-256 in hexadecimal, 64 digits",
     r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$": "up to 64 letters, digits, underscores and dashes, the first a letter or _",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "the name of an environment variable",

@@ -37,9 +37,9 @@ class Source:
 def parts_of(name: str) -> tuple[str, ...]:
     """Every file of a model, given the first: itself, or all of its parts in order."""
     match = _PART.match(name)
-    if match is None:
+    count = int(match["count"]) if match is not None else 0
+    if match is None or not count:  # a name may say anything
         return (name,)
-    count = int(match["count"])
     return tuple(f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
+from app.manifest.schema import ModelSection
 from app.weights.quants import Source, choose, no_such_model, parts_of, whole_models
 
 NAMES = (
@@ -43,6 +45,18 @@ def test_parts_are_listed_in_order() -> None:
     assert parts_of("a/m-00001-of-00003.gguf") == tuple(f"a/m-0000{n}-of-00003.gguf" for n in (1, 2, 3))
     assert parts_of("m.gguf") == ("m.gguf",)
     assert len(whole_models(NAMES)) == 6
+
+
+def test_name_that_counts_no_parts_is_a_name_like_any_other() -> None:
+    """It may lie in a cache that other programs fill: nothing that reads names may break at it."""
+    name = "m-Q4_K_M-00001-of-00000.gguf"
+    assert choose([name], "Q4_K_M") == choose([name], None) == (name,)
+
+
+@pytest.mark.parametrize("hf_repo", ["../..", "./..", "org/..", "../repo", ".org/repo", "org/.repo:Q4_0"])
+def test_repository_is_no_way_out_of_models(hf_repo: str) -> None:
+    with pytest.raises(ValidationError):
+        ModelSection(hf_repo=hf_repo)
 
 
 def test_refusal_lists_what_there_is() -> None:
