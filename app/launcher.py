@@ -142,6 +142,7 @@ class Launcher:
         self._running: dict[str, DockerRunning] = {}
         self._claimed: set[str] = set()
         """Instances that are being started."""
+        self._starting: set[asyncio.Task[DockerRunning]] = set()
         self._heard_s = time.monotonic()
         self._asking_gpus = asyncio.Lock()
         self._connections: set[asyncio.Task[None]] = set()
@@ -163,6 +164,8 @@ class Launcher:
             server.close()
             for connection in tuple(self._connections):
                 connection.cancel()
+            if self._starting:  # has an owner only once it has ended, which Docker's time limits see to
+                await asyncio.wait(self._starting)
             await self._remove_all("the launcher stops")
             _make_way(place)
 
@@ -262,6 +265,8 @@ class Launcher:
             raise LauncherRefusedError(f"{_MOST_CONTAINERS} containers run already")
         self._claimed.add(ask.instance)
         starting = asyncio.create_task(self._start_claimed(ask))
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
         # One that is begun has an owner at its end, whoever still waits for it.
         running = await asyncio.shield(starting)
         return {"container": running.container, "socket": str(running.socket), "image": running.image_id}

@@ -375,6 +375,27 @@ async def test_model_out_of_the_hubs_cache_is_the_same_for_both(folder: Path, mo
     assert spec_digest(run) in {spec_digest(each) for each in Recipes(settings)._runs("hub")}
 
 
+async def test_start_that_is_begun_when_the_launcher_stops_leaves_nothing(folder: Path) -> None:
+    docker, stopped, ready = Docker(), asyncio.Event(), asyncio.Event()
+    docker.may_start.clear()
+    recipes = Recipes(Settings(manifest=folder / "airlab.yaml"))
+    serving = Launcher(cast(DockerEngine, docker), recipes, peer=os.getuid())
+    house = House(folder, docker, folder / "l/launcher.sock")
+    async with asyncio.timeout(_BOUND_S), client(house) as engine:
+        task = asyncio.create_task(serving.serve(house.socket, stopped, ready=ready.set))
+        await ready.wait()
+        starting = asyncio.create_task(engine.start(house.launch(house.run())))
+        await docker.asked.wait()
+        stopped.set()
+        with pytest.raises(EngineAwayError):
+            await starting
+        docker.may_start.set()
+        await task
+
+    assert len(docker.started) == 1
+    assert docker.alive == []
+
+
 async def test_run_for_another_engine_is_not_sent(folder: Path) -> None:
     async with launcher(folder) as house, client(house) as engine:
         with pytest.raises(EngineError, match="native is none for Docker"):
