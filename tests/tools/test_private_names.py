@@ -125,6 +125,19 @@ async def test_yes_to_one_path_changes_no_other(house: House) -> None:
         (house.root / "out" / "new.txt").unlink()
 
 
+async def test_yes_to_a_call_that_names_no_path_changes_none(house: House) -> None:
+    """A path that a model may leave out: what was allowed then is a call that names nothing to change."""
+    (house.root / "out").mkdir()
+    (house.root / "out" / "old.txt").write_text("old")
+    script = "echo new > out/new.txt; echo new > out/old.txt; rm -f out/old.txt"
+    spec = shell(script, parameters=takes(path={"type": "string"}), changes=["path"])
+
+    status, _ = await call(house, spec)
+
+    assert status == "ok"
+    assert [(path.name, path.read_text()) for path in (house.root / "out").iterdir()] == [("old.txt", "old")]
+
+
 async def test_what_becomes_private_while_workers_wait_is_closed_to_the_next_call(house: House) -> None:
     spec = shell("cat deep/er/late/.env; cat deep/er/notes.txt")
     assert "in deep/er/notes.txt" in (await call(house, spec))[1]["output"]

@@ -29,9 +29,8 @@ def run_command(
     values = {**settings["defaults"], **arguments}
     argv = templates.fill_argv(settings["argv"], values, free=settings["options"])
     folder = next(iter((*inside.write, *inside.read)), "/")
-    changed = [str(values[name]) for name in settings["changes"] if name in values]
-    if changed:
-        lockdown.only_change(changed)
+    if settings["changes"]:  # one that the call leaves out is nothing that may be changed
+        lockdown.only_change(str(values[name]) for name in settings["changes"] if name in values)
     lockdown.only_run(settings["programs"])
     try:
         program = subprocess.Popen(  # a list, no shell, behind the wall
