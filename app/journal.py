@@ -69,4 +69,5 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     text = str(value)
-    return repr(text) if re.search(r"[\s=\"']", text) else text
+    # Names and messages come from elsewhere, too: none of them may steer a terminal or begin a line of the log.
+    return repr(text) if re.search(r"[\s=\"']", text) or not text.isprintable() else text
