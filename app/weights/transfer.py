@@ -282,7 +282,7 @@ def _look_at_status(answer: httpx2.Response, file: RemoteFile) -> None:
         return
     if status == 429 or status >= 500:
         after = answer.headers.get("retry-after", "")
-        raise _AgainError(f"the server answered {status}", min(float(after), 60.0) if after.isdigit() else 0.0)
+        raise _AgainError(f"the server answered {status}", min(float(after), 60.0) if after.isdecimal() else 0.0)
     meant = {
         401: "it wants a token: set HF_TOKEN, or check the address",
         403: "it is not given to us: accept its terms with the account of HF_TOKEN, or check the address",

@@ -43,6 +43,8 @@ class Hub:
     """How many bytes of a body the next answers send before the connection breaks, one after another."""
     statuses: list[int] = field(default_factory=list)
     """What the next requests for files are answered with instead."""
+    retry_after: str | None = None
+    """Sent with those."""
     lie_about_hash: bool = False
     ranges: bool = True
     etags: bool = True
@@ -131,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif data is None:
             self._answer(404, b"no such file", {})
         elif hub.statuses and not path.endswith(".sha256"):
-            self._answer(hub.statuses.pop(0), b"", {})
+            self._answer(hub.statuses.pop(0), b"", {"retry-after": hub.retry_after} if hub.retry_after else {})
         else:
             self._send(data, headers)
 

@@ -317,8 +317,10 @@ async def test_refusal_of_the_server_is_told_and_not_repeated(house: House, hub:
     assert len(hub.files_asked) == 1
 
 
-async def test_server_that_is_busy_is_asked_again(house: House, hub: Hub) -> None:
-    hub.statuses = [503, 429]
+@pytest.mark.parametrize("retry_after", [None, "0", "soon", "-1", "\xb2"])
+async def test_server_that_is_busy_is_asked_again(house: House, hub: Hub, retry_after: str | None) -> None:
+    """Whatever it says of when: ² is a digit to Python, and no number."""
+    hub.statuses, hub.retry_after = [503, 429], retry_after
     await house.pull()
     assert len(hub.files_asked) == 3
 
