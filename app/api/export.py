@@ -76,13 +76,14 @@ async def _streamed(
 
 
 async def _pieces(service: Service, wanted: Wanted, shown: export.Shown, form: export.Format) -> AsyncGenerator[bytes]:
-    """The export, a session at a time."""
+    """The export, a session at a time; of lines, which stand each for itself, one at a time."""
     yield export.opening(form).encode()
     apart = ""
     async for found in service.harvest.sessions(wanted):
         session = _session(found, service.live.current.system_prompt)
-        yield f"{apart}{export.rendered(session, shown, form)}".encode()
-        apart = export.between(form)
+        for part in export.parts(session, form):
+            yield f"{apart}{export.rendered(part, shown, form)}".encode()
+            apart = export.between(form)
     yield export.closing(form).encode()
 
 

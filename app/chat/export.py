@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -59,6 +59,15 @@ class Session:
 def rendered(session: Session, shown: Shown, form: Format) -> str:
     """A session in this format, as one piece of an export; empty where nothing of it is to be told."""
     return _RENDERERS[form](session, shown)
+
+
+def parts(session: Session, form: Format) -> Iterator[Session]:
+    """A session in the pieces that can be rendered one after another, so that only one is held as text."""
+    if form != "jsonl":
+        yield session
+        return
+    for conversation in session.conversations:
+        yield replace(session, conversations=[conversation])
 
 
 def wire_messages(conversation: Conversation, shown: Shown) -> list[dict[str, Any]]:

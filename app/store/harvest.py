@@ -6,7 +6,7 @@ Each session is read at one moment; between two sessions the store does what oth
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from app.messages import Message
 from app.store import catalog, tree
 from app.store.db import Database, storable
-from app.store.records import SessionInfo, SessionKey
+from app.store.records import SessionInfo, SessionKey, StoredMessage
 
 _ROWS = "SELECT id FROM sessions WHERE owner = :owner AND id > :after"
 _AT_ONCE = 500
@@ -97,14 +97,26 @@ def _harvested(connection: sqlite3.Connection, *, row: int, all_branches: bool) 
     info = catalog.by_rows(connection, [row]).get(row)
     if info is None:
         return None
-    active = [] if info.head is None else [info.head]
-    ends = tree.leaves(connection, row) if all_branches else active
+    if all_branches:
+        # What branches have in common is read and held once: a long text may stand at the root of hundreds of them.
+        stored = {message.id: message for message in tree.all_of(connection, row)}
+        paths = [_path(stored, leaf) for leaf in tree.leaves(connection, row)]
+    else:
+        paths = [] if info.head is None else [list(tree.path_to(connection, info.head))]
     prompts = {turn.id: turn.asked.system_prompt for turn in catalog.turns(connection, row)}
-    return Harvested(info, tuple(_branch(connection, info, prompts, leaf) for leaf in ends))
+    return Harvested(info, tuple(_branch(info, prompts, path) for path in paths))
 
 
-def _branch(connection: sqlite3.Connection, info: SessionInfo, prompts: dict[int, str | None], leaf: int) -> Branch:
-    path = tree.path_to(connection, leaf)
+def _path(stored: Mapping[int, StoredMessage], leaf: int) -> list[StoredMessage]:
+    """The messages from the root down to this one."""
+    path, at = [], stored.get(leaf)
+    while at is not None:
+        path.append(at)
+        at = None if at.parent is None else stored[at.parent]
+    return path[::-1]
+
+
+def _branch(info: SessionInfo, prompts: Mapping[int, str | None], path: Sequence[StoredMessage]) -> Branch:
     asked = prompts.get(path[-1].turn_id)
     prompt = info.settings.system_prompt if asked is None else asked
     return Branch(tuple(stored.message for stored in path), prompt)

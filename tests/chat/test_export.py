@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from app.chat.export import Conversation, Format, Session, Shown, between, closing, opening, rendered
+from app.chat.export import Conversation, Format, Session, Shown, between, closing, opening, parts, rendered
 from app.messages import Message, ToolCall
 
 USER, CALLS = Message("user", "When?"), (ToolCall("c1", "clock", '{"zone": "UTC"}'),)
@@ -143,3 +143,13 @@ def test_markdown_keeps_fences_in_a_fence() -> None:
 def test_pages_of_several_branches_number_them() -> None:
     assert "[branch 2]" in rendered(session(ALL, ALL), Shown(), "text")
     assert rendered(session(ALL, name=None), Shown(), "text").startswith("s\n")
+
+
+@pytest.mark.parametrize(("form", "count"), [("jsonl", 3), ("json", 1), ("markdown", 1), ("text", 1)])
+def test_lines_of_a_session_are_rendered_one_at_a_time_and_come_to_the_same(form: Format, count: int) -> None:
+    """Branches may share a long text, and each line of an export repeats it."""
+    session = Session("s", None, 0, 0, [Conversation((USER, Message("assistant", str(n))), "") for n in range(3)])
+    pieces = [rendered(part, Shown(), form) for part in parts(session, form)]
+
+    assert len(pieces) == count
+    assert "".join(pieces) == rendered(session, Shown(), form)

@@ -70,7 +70,10 @@ async def test_leaves_are_last_answers_and_no_unanswered_question(database: Data
     assert await database.read(lambda connection: tree.leaves(connection, info.row)) == [two, branch]
     assert one not in (two, branch)
     every = [found async for found in Harvest(database).sessions(Wanted("use", all_branches=True))]
-    assert [branch.messages[-1].content for branch in every[0].branches] == ["to two", "to zwei"]
+    left, right = every[0].branches
+    assert [branch.messages[-1].content for branch in (left, right)] == ["to two", "to zwei"]
+    assert [message.role for message in left.messages] == ["user", "assistant", "tool", "assistant"] * 2
+    assert left.messages[0] is right.messages[0], "what branches share is held once, however long it is"
 
 
 async def test_a_turn_begins_anew_where_it_is_told_to(database: Database, talk: Talk) -> None:
