@@ -15,6 +15,8 @@ import httptools
 _CONNECT_S = 5.0
 _BUFFER_BYTES = 256 * 1024
 """More than this that nobody has taken yet, and llama-server is made to wait."""
+_HEAD_BYTES = 64 * 1024
+"""More than this without a piece of a body is no head: the parser would keep it, and copy it anew for each piece."""
 
 
 class Channel(asyncio.Protocol):
@@ -36,7 +38,7 @@ class Channel(asyncio.Protocol):
         """Why the connection is no more."""
         self.idle_since_s = 0.0
         self._parts: list[bytes] = []
-        self._waiting_bytes = 0
+        self._waiting_bytes = self._head_bytes = 0
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -63,6 +65,7 @@ class Channel(asyncio.Protocol):
         """Send a request, whole, and forget the answer before it."""
         self._parser = httptools.HttpResponseParser(self)
         self.began = self.complete = self.reusable = False
+        self._head_bytes = 0
         self.content_type = "application/octet-stream"
         self._transport.write(request)
 
@@ -98,10 +101,14 @@ class Channel(asyncio.Protocol):
         if self.complete or not hasattr(self, "_parser"):
             self._transport.abort()  # words nobody asked for: what follows could be taken for another answer
             return
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as exc:
             self.lost = exc
+            self._transport.abort()
+        if self._head_bytes > _HEAD_BYTES and not self.complete:
+            self.lost = httptools.HttpParserError(f"{_HEAD_BYTES // 1024} KiB of headers, and no end")
             self._transport.abort()
         if self._waiting_bytes > _BUFFER_BYTES and not self._paused:
             self._paused = True
@@ -139,6 +146,7 @@ class Channel(asyncio.Protocol):
         """Keep a piece of the body."""
         self._parts.append(piece)
         self._waiting_bytes += len(piece)
+        self._head_bytes = 0
 
     def on_message_complete(self) -> None:
         """The end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,46 @@ async def _feed(writer: asyncio.StreamWriter) -> None:
             await writer.drain()
     except (ConnectionError, OSError):
         writer.close()
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"HTTP/1.1 200 OK\r\nx: ",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx: ",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;",
+    ],
+)
+async def test_headers_without_an_end_are_given_up(socket: Path, begin: bytes) -> None:
+    """An engine that a hostile model has taken over must not fill the service, nor keep its loop busy."""
+    async with Server(socket) as server, asyncio.timeout(BOUND_S):
+        upstream = Upstream(socket)
+        asking = asyncio.create_task(upstream.ask("/props"))
+        reader, writer = await server.came.get()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(begin)
+        for _ in range(32):
+            writer.write(b"a" * 32 * 1024)
+
+        with pytest.raises(UpstreamError, match="64 KiB of headers, and no end"):
+            await asking
+        await _closed(writer)
+
+
+async def test_long_answer_in_few_pieces_is_no_head_without_an_end(socket: Path) -> None:
+    async with Server(socket) as server, asyncio.timeout(BOUND_S):
+        upstream = Upstream(socket)
+        asking = asyncio.create_task(upstream.ask("/props"))
+        reader, writer = await server.came.get()
+        await reader.readuntil(b"\r\n\r\n")
+        body = b'"' + b"a" * 1_000_000 + b'"'
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+        assert len(await asking) == 1_000_000
+        await _closed(writer)
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(ConnectionError):  # the other side was faster
+        await writer.wait_closed()
