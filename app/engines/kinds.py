@@ -16,11 +16,15 @@ from app.engines.command import launch_for
 from app.engines.docker import DockerEngine
 from app.engines.launched import LaunchedEngine
 from app.engines.native import NativeEngine
-from app.errors import EngineError
+from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError
 from app.manifest.schema import DockerEngineSection, NativeEngineSection
 from app.settings import Settings
 
 log = logging.getLogger("airlab")
+
+_MAY_STAND_IN = (EngineAwayError, ImageMissingError, GpuUnavailableError)
+"""What this host lacks. A container that could not be walled in, or that the launcher refused, is no reason to run the
+same without a wall."""
 
 _SWEEP_S = 3.0
 """So long a start of the service waits for Docker."""
@@ -67,7 +71,7 @@ class Engines(Engine):
             return await self.native.start(launch)
         try:
             return await self.containers.start(launch)
-        except EngineError as exc:
+        except _MAY_STAND_IN as exc:
             if section.fallback is None:
                 raise
             log.warning("%s runs natively, because its container cannot: %s", launch.key, exc.message)

@@ -36,7 +36,7 @@ PATTERN_WORDS = {
     r"^[^\x00-\x1f]+$": "one line of text",
     r"^[^\x00]+$": "a path, without a NUL character",
     r"^[^\x00]*$": "text without a NUL character",
-    r"^https?://[^\s]+$": "a URL that begins with http:// or https://",
+    r"^https?://[^\s@/?#]+([/?#]\S*)?$": "a URL that begins with http:// or https://, without a user in it",
     r"^[A-Za-z0-9.-]+$": "a host name such as lab.example, without a port",
     r"^https?://[A-Za-z0-9.\[\]:-]+$": "an origin such as http://localhost:3000, without a path",
     r"^[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?$": "org/repo or org/repo:quantisation",

@@ -37,7 +37,8 @@ Tokens = Annotated[int, _written(units.parse_tokens)]
 DurationS = Annotated[float, _written(units.parse_duration_s)]
 SizeBytes = Annotated[int, _written(units.parse_bytes)]
 GpuLayers = Annotated[int, BeforeValidator(_layers), Field(ge=-1, le=1000)]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s@/?#]+([/?#]\S*)?$", max_length=2048)]
+"""No name and password in it: it is shown in pages and logs."""
 
 
 class Section(BaseModel):
