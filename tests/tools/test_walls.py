@@ -77,8 +77,9 @@ def test_tools_run_for_an_ordinary_user_too() -> None:
     tests = [
         str(HERE / "test_toolbox.py"),
         str(HERE / "worker" / "test_grants.py"),
+        str(HERE / "test_private_names.py"),
         "-k",
-        "builtin or write or fault or killed or nothing or root",
+        "builtin or write or fault or killed or nothing or root or private",
     ]
     pytest_itself = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     with tempfile.TemporaryDirectory() as folder, as_ordinary_user([*pytest_itself, "--basetemp", f"{folder}/t"]) as it:
