@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +11,7 @@ import openai
 import pytest
 
 from tests.chat.talk import configure
-from tests.conftest import REAL_ENGINES
+from tests.conftest import REAL_ENGINES, MakeLab
 from tests.support.service import Service, temporary_lab
 
 LIST, TIME = "list_contents", "get_current_time"
@@ -23,7 +22,7 @@ FORCED = {"type": "function", "function": {"name": LIST}}
 @pytest.fixture(scope="module", params=REAL_ENGINES)
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     with temporary_lab(request.param, models={"small": {"context_length": 4096}}) as lab:
-        configure(lab, tools={"builtin": [LIST, TIME, "delete_file"]}, chat={"max_tool_iterations": 2})
+        configure(lab, tools={"builtin": [LIST, TIME]}, chat={"max_tool_iterations": 2})
         (lab.folder / "workspace").mkdir()
         (lab.folder / "workspace" / "notes.txt").write_text("notes")
         with lab.serve() as service:
@@ -133,11 +132,19 @@ def test_switched_off_tools_are_said(service: Service) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "server_tools")
 
 
-def test_what_needs_a_persons_word_is_denied(service: Service, tmp_path: Path) -> None:
+def test_what_needs_a_persons_word_is_denied(make_lab: MakeLab) -> None:
     """Nobody can be asked below /v1."""
-    forced = {"type": "function", "function": {"name": "delete_file"}}
-    assert ask(service, server_tools=["delete_file"], tool_choice=forced).status_code == 200
+    lab = make_lab(models={"small": {"tool_mode": "guided", "context_length": 4096}})
+    precious = lab.folder / "workspace" / "notes.txt"
+    precious.parent.mkdir()
+    precious.write_text("old")
+    decision = {"tool": "delete_file", "arguments": {"path": str(precious.resolve())}}
+    lab.fault("small", replies=[json.dumps(decision), '{"tool": "none"}', "It stays."])
+    with lab.serve() as service:
+        body = {"messages": QUESTION, "server_tools": ["delete_file"]}
+        answer = service.http.post("/v1/chat/completions", json=body)
+        [entry] = service.http.get("/audit").json()["entries"]
 
-    newest, *_ = audited(service)
-    assert newest["tool"] == "delete_file"
-    assert newest["status"] in {"denied", "error"}
+    assert answer.json()["choices"][0]["message"]["content"] == "It stays."
+    assert (entry["tool"], entry["verdict"], entry["status"]) == ("delete_file", "ask", "denied")
+    assert precious.read_text() == "old"
