@@ -1,8 +1,10 @@
 """Decides what the fleet does next: what to start, drain, stop, grant, refuse, and when to look again.
 
 Pure: facts in, actions out; no clock, no process, no socket. ``fleet.py`` carries the actions out and asks again until
-there are none. Waiters are served in order of arrival: one who waits for a place, or for memory, is not overtaken for
-ever. Whether a model fits is asked of ``admit.py``, who goes for it of ``evict.py``.
+there are none. Waiters of one model are served in order of arrival, and models in the order of those who waited for
+them first: A B C A B C runs as A A B B C C. One who waits for a place, or for memory, is overtaken only by those who
+came before their patience ended (``Limits.fairness_s``). Whether a model fits is asked of ``admit.py``, who goes for it
+of ``evict.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from app.errors import (
     WeightsMissingError,
 )
 from app.fleet.admit import Admission
-from app.fleet.evict import fewest, in_order
+from app.fleet.evict import fewest, idle_timeout_s, in_order
 from app.fleet.fit import Fitted, Shortfall
 from app.fleet.spec import ModelSpec
 from app.fleet.states import (
@@ -70,6 +72,8 @@ class _Decision:
         self._fleet, self._limits, self._now_s = fleet, limits, now_s
         self._leaving = {i.id for i in fleet.instances if i.state in ON_ITS_WAY_OUT}
         self._leases = {i.id: i.leases for i in fleet.instances}
+        self._answered: set[int] = set()
+        """Waiters who were granted what they wait for."""
         self._handled: set[str] = set()
         """Keys that start, or that a place is being made for."""
         self._admission = Admission(fleet)
@@ -106,6 +110,7 @@ class _Decision:
         """Grant, refuse, or make room and let wait."""
         error = self._refusal(waiter)
         if error is not None:
+            self._answered.add(waiter.id)
             self.actions.append(Refuse(waiter.id, error))
             return
         self.actions.append(Look(waiter.deadline_s))
@@ -114,6 +119,7 @@ class _Decision:
             self._bring_up(waiter)
         elif instance.state is State.READY and self._has_room(instance, waiter):
             self._leases[instance.id] += waiter.takes_slot
+            self._answered.add(waiter.id)
             self.actions.append(Grant(waiter.id, instance.id))
 
     def start_desired(self) -> None:
@@ -149,7 +155,7 @@ class _Decision:
         self._coming_places += 1
 
     def _settle_idle(self, instance: InstanceFacts) -> None:
-        timeout_s = self._fleet.models[instance.key].section.idle_timeout
+        timeout_s = idle_timeout_s(self._fleet.models[instance.key], instance.keep_alive_s)
         if timeout_s is None or instance.leases or any(w.key == instance.key for w in self._fleet.waiters):
             return
         if instance.last_used_s + timeout_s <= self._now_s:
@@ -221,8 +227,12 @@ class _Decision:
         coming = {i.id for i in self._fleet.instances if i.id in self._leaving and i.state is not State.STUCK}
         if self._free_places + self._coming_places > 0 and self._admission.fits(spec, coming):
             self._coming_places -= self._free_places <= 0
-        else:
+        elif waiter.evicts:
             self._evict_for(waiter, spec, coming)
+        else:
+            because = fitted.message if isinstance(fitted, Shortfall) else "every place is taken"
+            message = f"{key} cannot be loaded beside what is loaded: {because}"
+            self.actions.append(Refuse(waiter.id, UnavailableError(message, retry_after_s=5)))
 
     def _reads_memory(self) -> bool:
         """Whether a start has to wait until memory was read anew."""
@@ -258,7 +268,7 @@ class _Decision:
     def _evict_for(self, waiter: WaiterFacts, spec: ModelSpec, coming: set[int]) -> None:
         """Send idle models away that were not used for longest; busy ones only when this waiter waited long."""
         ready = [i for i in self._fleet.instances if i.state is State.READY and i.id not in self._leaving]
-        idle = [i for i in ready if self._leases[i.id] == 0]
+        idle = [i for i in ready if self._leases[i.id] == 0 and not self._group(i, before_s=float("inf"))]
         places = self._free_places + self._coming_places
 
         def enough(gone: Collection[int]) -> bool:
@@ -274,12 +284,19 @@ class _Decision:
             self._refuse_if_nobody_can_go(waiter, ready)
             return
         quiet_s = max(i.last_used_s for i in victims) + self._limits.quiet_s
+        if self._now_s >= patience_ends_s and any(self._group(i, before_s=patience_ends_s) for i in victims):
+            return  # they came in time to be served together; each grant is followed by another decision
         if self._now_s >= patience_ends_s or (idle_victims and self._now_s >= quiet_s):
             for victim in victims:
                 self._send_away(victim, Why.EVICTED)
             self._coming_places -= self._free_places <= 0
         else:
             self.actions.append(Look(min(quiet_s, patience_ends_s) if idle_victims else patience_ends_s))
+
+    def _group(self, instance: InstanceFacts, *, before_s: float) -> bool:
+        """Whether somebody who came before that time waits for a slot of this instance: they are served together."""
+        group = (w for w in self._fleet.waiters if w.key == instance.key and w.takes_slot and w.since_s < before_s)
+        return any(waiter.id not in self._answered for waiter in group)
 
     def _refuse_if_nobody_can_go(self, waiter: WaiterFacts, ready: list[InstanceFacts]) -> None:
         """What is stuck or pinned makes no room, however long one waits; what still loads does, once it is idle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from app.fleet.spec import ModelSpec
@@ -36,6 +37,18 @@ def fewest(ordered: list[InstanceFacts], enough: Callable[[Collection[int]], boo
         if enough(without):
             chosen.remove(instance)
     return chosen
+
+
+def idle_timeout_s(spec: ModelSpec, keep_alive_s: float | None) -> float | None:
+    """After how long without a request a model is unloaded; None for never. A pinned one is not a request's to unload.
+
+    Args:
+        spec: The model.
+        keep_alive_s: What a request set, if any did.
+    """
+    if keep_alive_s is None or spec.section.pin:
+        return spec.section.idle_timeout
+    return None if math.isinf(keep_alive_s) else keep_alive_s
 
 
 def _is_pinned(instance: InstanceFacts, models: Mapping[str, ModelSpec]) -> bool:

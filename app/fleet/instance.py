@@ -89,6 +89,8 @@ class Instance:
         self.fitted: Fitted | None = None
         """How it was made to fit, where memory was looked at."""
         self.load_s: float | None = None
+        self.keep_alive_s: float | None = None
+        """What the last request that spoke of it set in place of the manifest's idle_timeout."""
         self.measured_bytes: int | None = None
         """What it kept in memory after its first request."""
         self.was_used = False
@@ -120,6 +122,8 @@ class Instance:
             load_s=self.load_s,
             # With all layers on a GPU the processor hardly works.
             threads=1 if run.gpu_layers is not None and run.gpu_layers < 0 else run.threads,
+            since_s=self.since_s,
+            keep_alive_s=self.keep_alive_s,
         )
 
     @property

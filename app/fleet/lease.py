@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -26,6 +27,8 @@ class Waiting:
     key: str
     state: State
     ahead: int
+    eta_s: float | None = field(default=None, compare=False)
+    """Seconds until they are served, by what was measured before; None where nothing was. No news by itself."""
 
 
 Note = Callable[[Waiting], None]
@@ -41,13 +44,15 @@ class Waiter:
     deadline_s: float
     takes_slot: bool
     note: Note | None
+    evicts: bool = True
+    keep_alive_s: float | None = None
     granted: asyncio.Future[Instance] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     told: Waiting | None = None
 
     @property
     def facts(self) -> WaiterFacts:
         """What a decision may look at."""
-        return WaiterFacts(self.id, self.key, self.since_s, self.deadline_s, self.takes_slot)
+        return WaiterFacts(self.id, self.key, self.since_s, self.deadline_s, self.takes_slot, self.evicts)
 
     def tell(self, waiting: Waiting) -> None:
         """Say what is waited for, when that changed."""
@@ -65,18 +70,23 @@ class Lender(Protocol):
     async def wait_for(self, key: str, *, deadline_s: float, takes_slot: bool, note: Note | None) -> Instance | Remote:
         """Stand in the queue for one."""
 
-    def give_back(self, instance: Instance | Remote) -> None:
-        """A slot is free again."""
+    def give_back(
+        self, instance: Instance | Remote, *, held_s: float | None = None, keep_alive_s: float | None = None
+    ) -> None:
+        """A slot is free again that was held so long, by a request that wants the model kept so long."""
 
 
 class Lease:
     """A slot, as ``async with fleet.lease(...) as lease``; given back at the end of the block, whatever happens."""
 
-    __slots__ = ("_deadline_s", "_fleet", "_instance", "_key", "_note")
+    __slots__ = ("_deadline_s", "_fleet", "_instance", "_keep_alive_s", "_key", "_note", "_since_s")
 
-    def __init__(self, fleet: Lender, key: str, deadline_s: float, note: Note | None) -> None:
+    def __init__(
+        self, fleet: Lender, key: str, deadline_s: float, note: Note | None, keep_alive_s: float | None = None
+    ) -> None:
         """Use ``Fleet.lease``."""
         self._fleet, self._key, self._deadline_s, self._note = fleet, key, deadline_s, note
+        self._keep_alive_s, self._since_s = keep_alive_s, 0.0
         self._instance: Instance | Remote | None = None
 
     async def __aenter__(self) -> Lease:
@@ -84,6 +94,7 @@ class Lease:
         self._instance = self._fleet.take_free(self._key) or await self._fleet.wait_for(
             self._key, deadline_s=self._deadline_s, takes_slot=True, note=self._note
         )
+        self._since_s = time.monotonic()
         return self
 
     async def __aexit__(
@@ -92,7 +103,8 @@ class Lease:
         """Give the slot back."""
         instance, self._instance = self._instance, None
         if instance is not None:
-            self._fleet.give_back(instance)
+            held_s = time.monotonic() - self._since_s
+            self._fleet.give_back(instance, held_s=held_s, keep_alive_s=self._keep_alive_s)
 
     @property
     def spec(self) -> ModelSpec:
@@ -135,6 +147,7 @@ async def with_lease(
     deadline_s: float,
     begun: Callable[[], bool],
     waiting: Note | None = None,
+    keep_alive_s: float | None = None,
 ) -> _T:
     """Do ``work`` with a lease; with one more lease when the engine died before anything came of it.
 
@@ -145,12 +158,13 @@ async def with_lease(
         deadline_s: On the monotonic clock; the waits for a lease end then.
         begun: True once somebody has seen some of the work, so that it cannot be done again.
         waiting: As for ``Fleet.lease``.
+        keep_alive_s: As for ``Fleet.lease``.
 
     Raises:
         AirLabError: As ``Fleet.lease``, and what ``work`` raises.
     """
     for last_try in (False, True):
-        async with Lease(fleet, key, deadline_s, waiting) as lease:
+        async with Lease(fleet, key, deadline_s, waiting, keep_alive_s) as lease:
             try:
                 return await work(lease)
             except UpstreamError:

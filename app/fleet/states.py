@@ -96,6 +96,10 @@ class InstanceFacts:
     """Processor threads that it keeps busy, at most."""
     booking: Booking | None = None
     """Its memory; None where it was started without a look at memory."""
+    since_s: float = 0.0
+    """When it came into its state."""
+    keep_alive_s: float | None = None
+    """What the last request that spoke of it set in place of the manifest's idle_timeout; infinite to keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,8 @@ class WaiterFacts:
     deadline_s: float
     takes_slot: bool
     """False for one who only wants the model loaded."""
+    evicts: bool = True
+    """False for one who is to take nothing away from anybody: refused where that would be needed."""
 
 
 @dataclass(frozen=True, slots=True)
