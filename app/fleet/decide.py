@@ -25,7 +25,7 @@ from app.errors import (
     WeightsMissingError,
 )
 from app.fleet.admit import Admission
-from app.fleet.evict import fewest, idle_timeout_s, in_order
+from app.fleet.evict import fewest, idle_timeout_s, in_order, rivals_of
 from app.fleet.fit import Fitted, Shortfall
 from app.fleet.spec import ModelSpec
 from app.fleet.states import (
@@ -99,12 +99,16 @@ class _Decision:
             self._settle_idle(instance)
 
     def shed(self) -> None:
-        """Send away what is loaded beyond the limit, after an edit that lowered it; the idle ones first."""
+        """Send away what is loaded beyond the limit, or beside a rival, after an edit; the idle ones first."""
         staying = [i for i in self._fleet.instances if i.id not in self._leaving]
         pinned = {key for key, spec in self._fleet.models.items() if spec.section.pin}
         staying.sort(key=lambda i: (i.key in pinned, self._leases[i.id] > 0, i.last_used_s))
-        for instance in staying[: max(0, len(staying) - self._fleet.max_loaded)]:
-            self._send_away(instance, Why.EVICTED)
+        kept: set[str] = set()
+        for instance in reversed(staying):
+            if len(kept) >= self._fleet.max_loaded or rivals_of(instance.key, self._fleet.models) & kept:
+                self._send_away(instance, Why.EVICTED)
+            else:
+                kept.add(instance.key)
 
     def serve(self, waiter: WaiterFacts) -> None:
         """Grant, refuse, or make room and let wait."""
@@ -129,7 +133,8 @@ class _Decision:
             record = self._fleet.records.get(key, Record())
             if self._fleet.shutting_down or spec is None or cannot_start(spec) or record.failure is not None:
                 continue
-            if self._current(key) is None and self._booked(key) and self._rested(record) and self._free_places > 0:
+            has_place = self._free_places > 0 and not self._rivals(key) and not self._follows_a_rival(key)
+            if self._current(key) is None and self._booked(key) and self._rested(record) and has_place:
                 self._start_if_it_fits(spec)
 
     def _unwanted(self, instance: InstanceFacts) -> Why | None:
@@ -211,7 +216,7 @@ class _Decision:
         if key in self._handled or not self._booked(key) or not self._rested(self._fleet.records.get(key, Record())):
             return
         self._handled.add(key)
-        if self._waits_for_memory or self._reads_memory():
+        if self._waits_for_memory or self._follows_a_rival(key) or self._reads_memory():
             return
         spec = self._fleet.models[key]
         alone = self._admission.fit_alone(spec)
@@ -220,17 +225,19 @@ class _Decision:
                 self.actions.append(Refuse(waiter.id, DoesNotFitError(alone.message)))
             return
         fitted = self._admission.fit(spec, leaving=self._leaving)
-        if self._free_places > 0 and not isinstance(fitted, Shortfall):
+        rivals = self._rivals(key)
+        if self._free_places > 0 and not isinstance(fitted, Shortfall) and not rivals:
             self._start(key, fitted)
             return
         self._waits_for_memory = isinstance(fitted, Shortfall)
         coming = {i.id for i in self._fleet.instances if i.id in self._leaving and i.state is not State.STUCK}
-        if self._free_places + self._coming_places > 0 and self._admission.fits(spec, coming):
+        if self._free_places + self._coming_places > 0 and rivals <= coming and self._admission.fits(spec, coming):
             self._coming_places -= self._free_places <= 0
         elif waiter.evicts:
             self._evict_for(waiter, spec, coming)
         else:
-            because = fitted.message if isinstance(fitted, Shortfall) else "every place is taken"
+            because = f"it may not run with {self._named(rivals)}" if rivals else "every place is taken"
+            because = fitted.message if isinstance(fitted, Shortfall) else because
             message = f"{key} cannot be loaded beside what is loaded: {because}"
             self.actions.append(Refuse(waiter.id, UnavailableError(message, retry_after_s=5)))
 
@@ -269,10 +276,11 @@ class _Decision:
         """Send idle models away that were not used for longest; busy ones only when this waiter waited long."""
         ready = [i for i in self._fleet.instances if i.state is State.READY and i.id not in self._leaving]
         idle = [i for i in ready if self._leases[i.id] == 0 and not self._group(i, before_s=float("inf"))]
-        places = self._free_places + self._coming_places
+        places, rivals = self._free_places + self._coming_places, self._rivals(spec.key)
 
         def enough(gone: Collection[int]) -> bool:
-            return places + len(gone) > 0 and self._admission.fits(spec, coming | set(gone))
+            rests = coming | set(gone)
+            return places + len(gone) > 0 and rivals <= rests and self._admission.fits(spec, rests)
 
         def ordered(candidates: list[InstanceFacts]) -> list[InstanceFacts]:
             return in_order(candidates, self._fleet.models, now_s=self._now_s)
@@ -298,18 +306,34 @@ class _Decision:
         group = (w for w in self._fleet.waiters if w.key == instance.key and w.takes_slot and w.since_s < before_s)
         return any(waiter.id not in self._answered for waiter in group)
 
+    def _rivals(self, key: str) -> set[int]:
+        """Instances, leaving ones too, beside which this model must not be started."""
+        rivals = rivals_of(key, self._fleet.models)
+        return {instance.id for instance in self._fleet.instances if instance.key in rivals}
+
+    def _follows_a_rival(self, key: str) -> bool:
+        """Whether a model that may not run with this one starts, or has a place made for it, for one who came first."""
+        return bool(rivals_of(key, self._fleet.models) & self._handled)
+
+    def _named(self, instances: Collection[int]) -> str:
+        return ", ".join(sorted({i.key for i in self._fleet.instances if i.id in instances}))
+
     def _refuse_if_nobody_can_go(self, waiter: WaiterFacts, ready: list[InstanceFacts]) -> None:
         """What is stuck or pinned makes no room, however long one waits; what still loads does, once it is idle."""
-        stuck = [i.key for i in self._fleet.instances if i.state is State.STUCK]
-        pinned = [i.key for i in ready if self._fleet.models[i.key].section.pin]
+        rivals = self._rivals(waiter.key)
+        in_the_way = [i for i in self._fleet.instances if i.id in rivals] or self._fleet.instances
+        stuck = [i.key for i in in_the_way if i.state is State.STUCK]
+        pinned = [i.key for i in ready if i in in_the_way and self._fleet.models[i.key].section.pin]
         starts = any(isinstance(action, Start) for action in self.actions)
-        if starts or not stuck + pinned or len(stuck + pinned) < len(self._fleet.instances):
+        enough = len(stuck + pinned) if rivals else len(stuck + pinned) == len(self._fleet.instances) and not starts
+        if not stuck + pinned or not enough:
             return
         reasons = [f"the engine of {', '.join(stuck)} cannot be stopped"] if stuck else []
         reasons += [f"{', '.join(pinned)} is pinned" if len(pinned) == 1 else f"{', '.join(pinned)} are pinned"] * bool(
             pinned
         )
-        error = UnavailableError(f"no place for {waiter.key}: {' and '.join(reasons)}", retry_after_s=5)
+        because = f", and {waiter.key} may not run with it" if rivals else ""
+        error = UnavailableError(f"no place for {waiter.key}: {' and '.join(reasons)}{because}", retry_after_s=5)
         self.actions.append(Refuse(waiter.id, error))
 
 

@@ -39,6 +39,12 @@ def fewest(ordered: list[InstanceFacts], enough: Callable[[Collection[int]], boo
     return chosen
 
 
+def rivals_of(key: str, models: Mapping[str, ModelSpec]) -> frozenset[str]:
+    """The models that may not be loaded together with this one, whichever of the two says so."""
+    own = frozenset(models[key].section.not_with) if key in models else frozenset()
+    return (own | {other for other, spec in models.items() if key in spec.section.not_with}) - {key}
+
+
 def idle_timeout_s(spec: ModelSpec, keep_alive_s: float | None) -> float | None:
     """After how long without a request a model is unloaded; None for never. A pinned one is not a request's to unload.
 

@@ -298,6 +298,45 @@ def test_request_says_how_long_its_model_stays(keep_alive_s: float | None, idle_
     assert deeds(state) == ([Drain(1, Why.IDLE)] if leaves else [])
 
 
+def rivals(*, pin: bool = False) -> dict[str, ModelSpec]:
+    """a says that it may not run with b; c may run with both."""
+    return {"a": model_spec("a", not_with=["b"], pin=pin), "b": model_spec("b"), "c": model_spec("c")}
+
+
+@pytest.mark.parametrize(("loaded", "wanted"), [("a", "b"), ("b", "a")])
+def test_models_that_may_not_run_together_take_turns_though_there_is_a_place(loaded: str, wanted: str) -> None:
+    """Whichever of the two says so; the second starts when the first is verified gone."""
+    state = fleet(instance(1, loaded), waiters=[waiter(1, wanted)], models=rivals(), max_loaded=3)
+    assert deeds(state) == [Drain(1, Why.EVICTED)]
+    assert deeds(replace(state, instances=(instance(1, loaded, State.STOPPING),))) == []
+    assert deeds(replace(state, instances=())) == [Start(wanted)]
+    assert deeds(replace(state, waiters=(waiter(1, "c"),))) == [Start("c")]
+
+
+def test_rival_of_one_who_came_first_does_not_start_beside_it() -> None:
+    state = fleet(waiters=[waiter(1, "b"), waiter(2, "a"), waiter(3, "c")], models=rivals(), max_loaded=3)
+    assert deeds(state) == [Start("b"), Start("c")]
+
+
+def test_wish_sends_no_rival_away() -> None:
+    state = fleet(instance(1, "a"), desired=frozenset("bc"), models=rivals(), max_loaded=3)
+    assert deeds(state) == [Start("c")]
+    assert deeds(fleet(desired=frozenset("abc"), models=rivals(), max_loaded=3)) == [Start("a"), Start("c")]
+
+
+def test_edit_that_makes_rivals_sends_the_less_used_one_away() -> None:
+    both = instance(1, "a", last_used_s=LONG_AGO_S), instance(2, "b"), instance(3, "c")
+    busy = replace(both[1], leases=1)
+    assert deeds(fleet(both[0], busy, both[2], models=rivals(), max_loaded=3)) == [Drain(1, Why.EVICTED)]
+
+
+def test_pinned_rival_is_a_reason_to_refuse() -> None:
+    state = fleet(instance(1, "a"), waiters=[waiter(1, "b")], models=rivals(pin=True), max_loaded=3)
+    (refuse,) = deeds(state)
+    assert isinstance(refuse, Refuse)
+    assert refuse.error.message == "no place for b: a is pinned, and b may not run with it"
+
+
 def test_request_keeps_a_model_beyond_the_manifests_idle_timeout() -> None:
     state = fleet(instance(1, "a", keep_alive_s=math.inf), models={"a": model_spec("a", idle_timeout=60)})
     assert deeds(state) == []

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from app.engines.base import WeightsId
 from app.errors import AirLabError, UnavailableError
 from app.fleet.estimate import RAM
+from app.fleet.evict import rivals_of
 from app.fleet.fleet import Fleet
 from app.fleet.instance import Instance
 from app.fleet.lease import Waiting
@@ -52,8 +53,9 @@ HOW = st.tuples(
     st.booleans(),
     SIZES_MIB,
     st.sampled_from([False, False, False, True]),
+    st.sampled_from(["", "", "a", "b"]),
 )
-How = tuple[str, int, float | None, bool, int, bool]
+How = tuple[str, int, float | None, bool, int, bool, str]
 TOTAL_BYTES = 1000 * MIB
 ALL_MODELS = st.fixed_dictionaries(dict.fromkeys("abc", HOW))
 MODELS = ALL_MODELS | st.dictionaries(KEYS, HOW)
@@ -140,6 +142,9 @@ class FleetMachine(RuleBasedStateMachine):
         assert len(instances) <= self.max_loaded
         assert len(self.engine.alive()) <= self.max_loaded
         assert len({instance.spec.key for instance in current}) == len(current), "two of one model are current"
+        for instance in current:
+            rivals = rivals_of(instance.spec.key, self.fleet._models)
+            assert not rivals & {other.spec.key for other in current}, "two run that may not run together"
         for instance in instances:
             assert 0 <= instance.leases <= instance.slots
             self._is_stopped_for_a_cause(instance)
@@ -212,10 +217,10 @@ class FleetMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _spec(key: str, how: How) -> ModelSpec:
-        file, slots, idle_timeout, preload, mib, pin = how
+        file, slots, idle_timeout, preload, mib, pin, rival = how
         weights = WeightsId(Path(f"/models/{key}-{file}.gguf"), mib * MIB, 1)
         run = run_spec(slots=slots, weights=weights, gpu_layers=0)
-        spec = model_spec(key, run, idle_timeout=idle_timeout, preload=preload, pin=pin)
+        spec = model_spec(key, run, idle_timeout=idle_timeout, preload=preload, pin=pin, not_with=[*rival])
         return replace(spec, weights_bytes=mib * MIB)
 
     def _took(self, key: str) -> int:
