@@ -225,6 +225,8 @@ class _Decision:
                 self.actions.append(Refuse(waiter.id, DoesNotFitError(alone.message)))
             return
         fitted = self._admission.fit(spec, leaving=self._leaving)
+        if self._makes_room_after_all(key, fitted):
+            return
         rivals = self._rivals(key)
         if self._free_places > 0 and not isinstance(fitted, Shortfall) and not rivals:
             self._start(key, fitted)
@@ -240,6 +242,25 @@ class _Decision:
             because = fitted.message if isinstance(fitted, Shortfall) else because
             message = f"{key} cannot be loaded beside what is loaded: {because}"
             self.actions.append(Refuse(waiter.id, UnavailableError(message, retry_after_s=5)))
+
+    def _makes_room_after_all(self, key: str, fitted: Fitted | Shortfall | None) -> bool:
+        """Whether the start after one that ran out of memory waits for an idle model to go, as it cannot be smaller.
+
+        One that was there beside it is enough: then there is more than there was.
+        """
+        cramped = self._fleet.records.get(key, Record()).cramped
+        if cramped is None or (isinstance(fitted, Fitted) and fitted.shrunk):
+            return False
+        others = [i for i in self._fleet.instances if i.key != key]
+        if len(others) < cramped.others or not others:
+            return False
+        if any(i.id in self._leaving and i.state is not State.STUCK for i in others):
+            return True
+        idle = [i for i in others if i.state is State.READY and not self._leases[i.id]]
+        going = in_order(idle, self._fleet.models, now_s=self._now_s)
+        if going:
+            self._send_away(going[0], Why.CRAMPED)
+        return bool(going)
 
     def _reads_memory(self) -> bool:
         """Whether a start has to wait until memory was read anew."""

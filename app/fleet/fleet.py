@@ -28,7 +28,7 @@ from app.fleet.instance import BecameReady, Broke, Gone, Instance, Report, broke
 from app.fleet.lease import Lease, Note, Waiter, Waiting
 from app.fleet.ledger import MemoryLedger
 from app.fleet.logs import LastWords, LogLines
-from app.fleet.memory import Budget
+from app.fleet.memory import Budget, Cramped
 from app.fleet.meter import Memory
 from app.fleet.records import Fault, after_fault
 from app.fleet.remotes import Remote, Remotes
@@ -58,7 +58,7 @@ _LOAD_S = 3600.0
 _MOST_LOADED = 32
 _COME_BACK_S, _MOST_COME_BACK_S = 5.0, 60.0
 """What one is told whom the queue has no room for, where nothing was measured, and at most."""
-_NO_LONGER_DESIRED = frozenset({Why.EVICTED, Why.UNLOADED, Why.IDLE})
+_NO_LONGER_DESIRED = frozenset({Why.EVICTED, Why.CRAMPED, Why.UNLOADED, Why.IDLE})
 _ROUNDS = 100
 """A step settles in three or four rounds; more means that two decisions undo each other."""
 
@@ -438,7 +438,11 @@ class Fleet:
         # The fault of a run that an edit replaced meanwhile says nothing of its successor.
         if instance.fault is not None and spec is not None and spec.run == instance.wanted:
             before = self._records.get(key, Record())
-            self._records[key] = after_fault(before, instance.fault, self.limits, now_s=time.monotonic())
+            record = after_fault(before, instance.fault, self.limits, now_s=time.monotonic())
+            if instance.fault.ran_out is not None:
+                takes = instance.fitted.estimate.takes if instance.fitted else {}
+                record = replace(record, cramped=Cramped(instance.fault.ran_out, takes, len(self._instances)))
+            self._records[key] = record
         self._journal.note(facts.ModelStopped(key, instance.id, instance.why or ""))
 
     def _idles_unwatched(self, instance: Instance) -> bool:

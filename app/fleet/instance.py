@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from app.engines.base import Engine, Exit, Launch, Running
 from app.errors import AirLabError, EngineAwayError, EngineError, UpstreamError
@@ -39,6 +40,13 @@ _CANNOT_PASS = re.compile(
     re.IGNORECASE,
 )
 """Words of llama-server, its loader and the embedded engine for what the same start will say again."""
+_OUT_OF_MEMORY = re.compile(
+    r"failed to allocate|unable to allocate|cannot allocate memory|out of memory|bad_alloc|cudaMalloc failed"
+    r"|ErrorOutOf(?:Host|Device)Memory",
+    re.IGNORECASE,
+)
+_OF_A_GPU = re.compile(r"cuda|rocm|hip|vulkan|metal|sycl|device", re.IGNORECASE)
+"""Words of llama-server's backends; the second ones tell a GPU's memory from the host's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +283,14 @@ def _fault_of_exit(end: Exit, *, loading: bool) -> Fault:
     """An exit code while loading is llama-server's verdict; a signal, or an end while it served, is an accident."""
     when = "while it loaded" if loading else "while it served"
     if end.out_of_memory:
-        what = f"llama-server was killed {when} (oom_killed, exit code 137): its container's memory was used up"
-        return Fault(with_log(what, end.last_lines), is_verdict=False, most=_OOM_KILLS)
+        what = f"llama-server was killed {when} (oom_killed, exit code 137): the memory that it may use was used up"
+        ran_out: Literal["GPU", "host"] | None = "host" if loading else None
+        return Fault(with_log(what, end.last_lines), is_verdict=False, most=_OOM_KILLS, ran_out=ran_out)
+    short = [line for line in end.last_lines if _OUT_OF_MEMORY.search(line)]
+    if loading and short:
+        ran_out = "GPU" if any(_OF_A_GPU.search(line) for line in short) else "host"
+        what = f"llama-server ran out of the {ran_out}'s memory while it loaded"
+        return Fault(with_log(what, end.last_lines), is_verdict=False, most=_OOM_KILLS, ran_out=ran_out)
     how = f"ended with exit code {end.code}" if end.code >= 0 else f"was killed by signal {-end.code}"
     can_pass = not any(_CANNOT_PASS.search(line) for line in end.last_lines)
     message = with_log(f"llama-server {how} {when}", end.last_lines)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from app.engines.base import RunSpec, WeightsId
 from app.errors import AirLabError
 from app.fleet.fit import Fitted
-from app.fleet.memory import Booking, Budget, Reading
+from app.fleet.memory import Booking, Budget, Cramped, Reading
 from app.fleet.spec import ModelSpec
 from app.weights.gguf import GgufFacts
 
@@ -42,6 +42,7 @@ class Why(StrEnum):
     UNLOADED = "it was unloaded"
     IDLE = "it was idle"
     EVICTED = "another model needs its place"
+    CRAMPED = "another model ran out of memory when it was started"
     SHUTDOWN = "the service is shutting down"
     FAULT = "it failed"
 
@@ -157,6 +158,8 @@ class Record:
     cooling_until_s: float | None = None
     failure: Failure | None = None
     last_fault: str = ""
+    cramped: Cramped | None = None
+    """Until an edit, or a load by hand, the model starts smaller than that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ MANNERS = st.builds(
     survives_stops=st.sampled_from([0, 0, 0, 1]),
     refused=st.sampled_from([None, None, None, "no such binary"]),
     exit_code=st.sampled_from([None, None, None, 1, -9]),
+    last_lines=st.sampled_from([(), ("alloc_buffer: failed to allocate buffer",)]),
 )
 HELD_S = st.sampled_from([0.0, 0.1, 3.0, 40.0])
 WAIT_S = st.sampled_from([0.0, 1.0, 15.0, DAY_S])

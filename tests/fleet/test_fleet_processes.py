@@ -18,10 +18,10 @@ import pytest
 from app.engines.base import WeightsId
 from app.engines.native import NativeEngine
 from app.errors import AirLabError, DrainingError, ModelFailedError, UpstreamError, WaitTimeoutError
-from app.fleet.facts import ModelBroke
+from app.fleet.facts import ModelBroke, ModelLeaving
 from app.fleet.fleet import Fleet
 from app.fleet.spec import ModelSpec
-from app.fleet.states import Limits, State
+from app.fleet.states import Limits, State, Why
 from app.fleet.upstream import Upstream
 from app.journal import Fact, Journal
 from tests.fakes import model_spec, run_spec
@@ -339,3 +339,31 @@ async def test_upstream_says_that_nobody_listens(folder: Path) -> None:
         assert upstream.awaited == 0
     finally:
         await upstream.close(UpstreamError("over"))
+
+
+NO_MEMORY = {
+    "exit_code": 1,
+    "exit_at": "load",
+    "exit_message": "alloc_buffer: failed to allocate buffer of size 97517568",
+}
+
+
+async def test_fault_107_start_without_memory_is_tried_once_more_when_an_idle_model_has_gone(made: Made) -> None:
+    home = made()
+    write_fault(home.model("a"), starts=[NO_MEMORY, {}])
+    home.want("a", "b", "c", max_loaded=3)
+    await say_hello(home, "b")
+    await say_hello(home, "c")
+    assert b"[DONE]" in await say_hello(home, "a")
+    left = [fact for fact in home.facts if isinstance(fact, ModelLeaving)]
+    assert [(fact.model, fact.why) for fact in left] == [("b", Why.CRAMPED)]
+    assert home.fleet.status()["c"].state is State.READY
+
+
+async def test_fault_107_start_without_memory_fails_after_the_second_try_and_says_why(made: Made) -> None:
+    home = made()
+    write_fault(home.model("a"), **NO_MEMORY)
+    home.want("a")
+    with pytest.raises(ModelFailedError, match=r"2 times.*ran out of the host's memory.*failed to allocate buffer"):
+        await say_hello(home)
+    assert starts_of(home.model("a")) == 2
