@@ -21,7 +21,7 @@ from app.engines.command import as_written, launch_for, socket_name
 from app.errors import AirLabError, DrainingError, EngineError, QueueFullError, UnavailableError
 from app.fleet import facts
 from app.fleet.decide import decide
-from app.fleet.eta import Pace, eta_s
+from app.fleet.eta import Paces
 from app.fleet.evict import idle_timeout_s
 from app.fleet.fit import Fitted
 from app.fleet.instance import BecameReady, Broke, Gone, Instance, Report, broken_by_stop
@@ -48,7 +48,6 @@ from app.fleet.states import (
     State,
     Stop,
     Undrain,
-    WaiterFacts,
     Why,
 )
 from app.fleet.status import ModelStatus, status_of
@@ -56,8 +55,6 @@ from app.journal import Journal
 
 _LOAD_S = 3600.0
 _MOST_LOADED = 32
-_COME_BACK_S, _MOST_COME_BACK_S = 5.0, 60.0
-"""What one is told whom the queue has no room for, where nothing was measured, and at most."""
 _NO_LONGER_DESIRED = frozenset({Why.EVICTED, Why.CRAMPED, Why.UNLOADED, Why.IDLE})
 _ROUNDS = 100
 """A step settles in three or four rounds; more means that two decisions undo each other."""
@@ -91,7 +88,7 @@ class Fleet:
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at_s: float | None = None
-        self._paces: dict[str, Pace] = {}
+        self._paces = Paces(quiet_s=self.limits.quiet_s)
         self._ledger = MemoryLedger(memory, self._step)
 
     def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int | None, budget: Budget | None = None) -> None:
@@ -111,7 +108,7 @@ class Fleet:
             if spec.section.preload and not (before and before.section.preload):
                 self._desired.add(key)
         self._desired &= models.keys()
-        self._paces = {key: pace for key, pace in self._paces.items() if key in models}
+        self._paces.keep(models)
         places = max_loaded or (_MOST_LOADED if self._ledger.is_read else 1)
         self._models, self._max_loaded = models, places
         self._ledger.want(models, budget or Budget())
@@ -267,7 +264,7 @@ class Fleet:
         if keep_alive_s is not None:
             instance.keep_alive_s = keep_alive_s
         if held_s is not None:
-            self._paces[instance.spec.key] = self._pace_of(instance.spec.key).after_request(held_s)
+            self._paces.served(instance.spec.key, held_s)
         if not instance.was_used:
             instance.was_used = True
             self._ledger.measure(instance)
@@ -281,9 +278,11 @@ class Fleet:
         if key in self._remotes:
             return await self._remotes.wait_for(key, deadline_s=deadline_s, takes_slot=takes_slot)
         ahead = sum(1 for waiter in self._waiters.values() if waiter.key == key and waiter.takes_slot)
+        now_s = time.monotonic()
+        waiter = Waiter(next(self._numbers), key, now_s, deadline_s, takes_slot, note, evicts)
         if takes_slot and ahead >= self.limits.queue:
-            raise QueueFullError(f"{ahead} requests wait for {key} already", retry_after_s=self._come_back_s(key))
-        waiter = Waiter(next(self._numbers), key, time.monotonic(), deadline_s, takes_slot, note, evicts)
+            retry_after_s = self._paces.come_back_s(self._facts(), waiter.facts, now_s=now_s)
+            raise QueueFullError(f"{ahead} requests wait for {key} already", retry_after_s=retry_after_s)
         self._waiters[waiter.id] = waiter
         self._step()
         try:
@@ -413,7 +412,7 @@ class Fleet:
         match report:
             case BecameReady(took_s):
                 instance.last_used_s, instance.load_s = time.monotonic(), took_s
-                self._paces[key] = self._pace_of(key).after_load(took_s)
+                self._paces.loaded(key, took_s)
                 self._set_state(instance, State.READY, None)
                 self._ledger.came()
                 self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid, instance.container))
@@ -469,19 +468,9 @@ class Fleet:
         for waiter in self._waiters.values():
             before = ahead.get(waiter.key, 0)
             ahead[waiter.key] = before + 1
-            if waiter.note is not None:
-                seconds = eta_s(fleet, waiter.facts, self._paces, now_s=now_s)
-                waiter.tell(Waiting(waiter.key, self._status_of(waiter.key).state, before, seconds))
-
-    def _pace_of(self, key: str) -> Pace:
-        return self._paces.get(key, Pace())
-
-    def _come_back_s(self, key: str) -> float:
-        """When one whom the queue has no room for may try again: when half of those who wait now are served."""
-        now_s = time.monotonic()
-        last = WaiterFacts(next(self._numbers), key, now_s, now_s, takes_slot=True)
-        seconds = eta_s(self._facts(), last, self._paces, now_s=now_s)
-        return _COME_BACK_S if seconds is None else min(seconds / 2, _MOST_COME_BACK_S)
+            waiting = Waiting(waiter.key, self._status_of(waiter.key).state, before)
+            if waiter.is_news(waiting):
+                waiter.tell(replace(waiting, eta_s=self._paces.eta_s(fleet, waiter.facts, now_s=now_s)))
 
     def _status_of(self, key: str) -> ModelStatus:
         return status_of(

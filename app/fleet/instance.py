@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.engines.base import Engine, Exit, Launch, Running
-from app.errors import AirLabError, EngineAwayError, EngineError, UpstreamError
+from app.errors import AirLabError, EngineAwayError, EngineError, UpstreamError, UpstreamStalledError
 from app.fleet.fit import Fitted
 from app.fleet.records import Fault
 from app.fleet.spec import ModelSpec
@@ -223,7 +223,8 @@ class Instance:
                 moved_s = now_s
             cpu_s = used_s
             if waits and (now_s - moved_s >= limits.hung_s or silent_s >= limits.silent_s):
-                raise self._broken(running, f"it had work and sent nothing for {silent_s:.0f} s")
+                what = with_log(f"it had work and sent nothing for {silent_s:.0f} s", running.last_lines())
+                raise _BrokenError(Fault(what, is_verdict=False, stalled=True))
         raise _BrokenError(_fault_of_exit(exited.result(), loading=False))
 
     async def _ended_within(self, exited: asyncio.Task[Exit], seconds: float) -> bool:
@@ -303,7 +304,8 @@ def with_log(what: str, lines: tuple[str, ...]) -> str:
     return f"{what}; its last lines: {' | '.join(shown)}" if shown else what
 
 
-def broken_by_stop(instance: Instance) -> AirLabError:
+def broken_by_stop(instance: Instance) -> UpstreamError:
     """What a request gets when its instance is stopped for a fault."""
     message = instance.fault.message if instance.fault else "it was stopped"
-    return UpstreamError(f"the engine of {instance.spec.key} broke off: {message}")
+    error = UpstreamStalledError if instance.fault and instance.fault.stalled else UpstreamError
+    return error(f"the engine of {instance.spec.key} broke off: {message}")

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from app.errors import UpstreamError
-from app.fleet.instance import Instance
+from app.fleet.instance import Instance, broken_by_stop
 from app.fleet.remotes import Remote
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State, WaiterFacts
@@ -45,7 +45,6 @@ class Waiter:
     takes_slot: bool
     note: Note | None
     evicts: bool = True
-    keep_alive_s: float | None = None
     granted: asyncio.Future[Instance] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     told: Waiting | None = None
 
@@ -54,9 +53,13 @@ class Waiter:
         """What a decision may look at."""
         return WaiterFacts(self.id, self.key, self.since_s, self.deadline_s, self.takes_slot, self.evicts)
 
+    def is_news(self, waiting: Waiting) -> bool:
+        """Whether somebody listens who does not know this yet."""
+        return self.note is not None and waiting != self.told
+
     def tell(self, waiting: Waiting) -> None:
         """Say what is waited for, when that changed."""
-        if self.note is not None and waiting != self.told:
+        if self.note is not None and self.is_news(waiting):
             self.told = waiting
             self.note(waiting)
 
@@ -132,6 +135,11 @@ class Lease:
             return False
         return True
 
+    def why_it_ended(self) -> UpstreamError | None:
+        """What its engine died of, with its last log lines; None while that is not known."""
+        held = self._held
+        return broken_by_stop(held) if isinstance(held, Instance) and held.fault is not None else None
+
     @property
     def _held(self) -> Instance | Remote:
         if self._instance is None:
@@ -167,9 +175,13 @@ async def with_lease(
         async with Lease(fleet, key, deadline_s, waiting, keep_alive_s) as lease:
             try:
                 return await work(lease)
-            except UpstreamError:
+            except UpstreamError as exc:
                 # Again only if it is really gone, and not merely closing on us. Asked on the last try too: who hears of
-                # this failure shall see it in /health.
-                if begun() or not await lease.engine_ended(within_s=_ENDED_S) or last_try:
+                # this failure shall see it in /health, and what the engine said last.
+                if await lease.engine_ended(within_s=_ENDED_S) and not begun() and not last_try:
+                    continue
+                reason = lease.why_it_ended()
+                if reason is None:
                     raise
+                raise reason from exc
     raise AssertionError("unreachable: the last try returns or raises")

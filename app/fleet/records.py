@@ -19,6 +19,8 @@ class Fault:
     """False for a bad flag or a broken file, which only an edit or an admin can mend."""
     most: int | None = None
     """So many faults are too many, where that is fewer than the budget of restarts."""
+    stalled: bool = False
+    """Whether it ran, and did nothing."""
     ran_out: Literal["GPU", "host"] | None = None
     """Whose memory was used up while it loaded, if that was it."""
 
