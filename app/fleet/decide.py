@@ -225,7 +225,7 @@ class _Decision:
                 self.actions.append(Refuse(waiter.id, DoesNotFitError(alone.message)))
             return
         fitted = self._admission.fit(spec, leaving=self._leaving)
-        if self._makes_room_after_all(key, fitted):
+        if waiter.evicts and self._makes_room_after_all(key, fitted):
             return
         rivals = self._rivals(key)
         if self._free_places > 0 and not isinstance(fitted, Shortfall) and not rivals:
@@ -254,13 +254,13 @@ class _Decision:
         others = [i for i in self._fleet.instances if i.key != key]
         if len(others) < cramped.others or not others:
             return False
-        if any(i.id in self._leaving and i.state is not State.STUCK for i in others):
-            return True
-        idle = [i for i in others if i.state is State.READY and not self._leases[i.id]]
-        going = in_order(idle, self._fleet.models, now_s=self._now_s)
-        if going:
+        goes = any(i.id in self._leaving and i.state is not State.STUCK and not self._leases[i.id] for i in others)
+        going = in_order([i for i in others if self._is_idle(i)], self._fleet.models, now_s=self._now_s)
+        if going and not goes:
             self._send_away(going[0], Why.CRAMPED)
-        return bool(going)
+        # What comes back is for this one.
+        self._waits_for_memory = goes or bool(going)
+        return self._waits_for_memory
 
     def _reads_memory(self) -> bool:
         """Whether a start has to wait until memory was read anew."""
@@ -296,7 +296,7 @@ class _Decision:
     def _evict_for(self, waiter: WaiterFacts, spec: ModelSpec, coming: set[int]) -> None:
         """Send idle models away that were not used for longest; busy ones only when this waiter waited long."""
         ready = [i for i in self._fleet.instances if i.state is State.READY and i.id not in self._leaving]
-        idle = [i for i in ready if self._leases[i.id] == 0 and not self._group(i, before_s=float("inf"))]
+        idle = [i for i in ready if self._is_idle(i)]
         places, rivals = self._free_places + self._coming_places, self._rivals(spec.key)
 
         def enough(gone: Collection[int]) -> bool:
@@ -321,6 +321,11 @@ class _Decision:
             self._coming_places -= self._free_places <= 0
         else:
             self.actions.append(Look(min(quiet_s, patience_ends_s) if idle_victims else patience_ends_s))
+
+    def _is_idle(self, instance: InstanceFacts) -> bool:
+        """Whether it could serve, and nobody wants it."""
+        is_free = self._leases[instance.id] == 0 and not self._group(instance, before_s=float("inf"))
+        return is_free and instance.state is State.READY and instance.id not in self._leaving
 
     def _group(self, instance: InstanceFacts, *, before_s: float) -> bool:
         """Whether somebody who came before that time waits for a slot of this instance: they are served together."""

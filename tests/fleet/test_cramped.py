@@ -89,14 +89,23 @@ def instance(number: int, model: ModelSpec, **more: Any) -> InstanceFacts:
     return InstanceFacts(id=number, key=model.key, run=model.run, booking=Booking({RAM: 110 * MIB}, {}), **given | more)
 
 
-def deeds(*instances: InstanceFacts, looks: bool, others: int, models: Iterable[ModelSpec] = (A, B, C)) -> list[Action]:
-    """What follows for one who waits for a, whose start ran out of memory beside so many others."""
+ONE = (WaiterFacts(1, "a", NOW_S, NOW_S + DAY_S, takes_slot=True),)
+
+
+def deeds(
+    *instances: InstanceFacts,
+    looks: bool,
+    others: int,
+    models: Iterable[ModelSpec] = (A, B, C),
+    waiters: Iterable[WaiterFacts] = ONE,
+) -> list[Action]:
+    """What follows for those who wait for a, whose start ran out of memory beside so many others."""
     reading = Reading(NOW_S, {RAM: 1000 * MIB})
     takes = {RAM: 110 * MIB} if looks else {}
     state = FleetState(
         models={model.key: model for model in models},
         instances=instances,
-        waiters=(WaiterFacts(1, "a", NOW_S, NOW_S + DAY_S, takes_slot=True),),
+        waiters=tuple(waiters),
         records={"a": Record(failures_s=(NOW_S,), cramped=Cramped("host", takes, others))},
         desired=frozenset(),
         max_loaded=3,
@@ -112,6 +121,16 @@ def test_one_idle_model_goes_and_then_it_is_tried_again(looks: bool) -> None:
     assert deeds(b, c, looks=looks, others=2) == [Drain(2, Why.CRAMPED)]
     assert deeds(b, replace(c, state=State.STOPPING, why=Why.CRAMPED), looks=looks, others=2) == []
     assert [type(deed) for deed in deeds(b, looks=looks, others=2)] == [Start]
+
+
+def test_nobody_else_starts_in_the_room_that_was_made() -> None:
+    waiters = [WaiterFacts(n, key, NOW_S, NOW_S + DAY_S, takes_slot=True) for n, key in enumerate("ac")]
+    assert deeds(instance(1, B), looks=True, others=1, waiters=waiters) == [Drain(1, Why.CRAMPED)]
+
+
+def test_one_who_wants_it_beside_the_others_has_no_room_made() -> None:
+    waiters = [WaiterFacts(1, "a", NOW_S, NOW_S + DAY_S, takes_slot=False, evicts=False)]
+    assert [type(deed) for deed in deeds(instance(1, B), looks=True, others=1, waiters=waiters)] == [Start]
 
 
 @pytest.mark.parametrize("looks", [True, False])
