@@ -25,7 +25,7 @@ from app.errors import (
     WeightsMissingError,
 )
 from app.fleet.admit import Admission
-from app.fleet.evict import fewest, idle_timeout_s, in_order, rivals_of
+from app.fleet.evict import fewest, idle_timeout_s, in_order, rivals_in
 from app.fleet.fit import Fitted, Shortfall
 from app.fleet.spec import ModelSpec
 from app.fleet.states import (
@@ -77,6 +77,7 @@ class _Decision:
         self._handled: set[str] = set()
         """Keys that start, or that a place is being made for."""
         self._admission = Admission(fleet)
+        self._rivals_by_key = rivals_in(fleet.models)
         self._waits_for_memory = False
         """Whether an earlier waiter does: then nobody behind takes what comes back."""
         # A start takes a free place; else it waits for one that is on its way to be free.
@@ -105,7 +106,7 @@ class _Decision:
         staying.sort(key=lambda i: (i.key in pinned, self._leases[i.id] > 0, i.last_used_s))
         kept: set[str] = set()
         for instance in reversed(staying):
-            if len(kept) >= self._fleet.max_loaded or rivals_of(instance.key, self._fleet.models) & kept:
+            if len(kept) >= self._fleet.max_loaded or self._rival_keys(instance.key) & kept:
                 self._send_away(instance, Why.EVICTED)
             else:
                 kept.add(instance.key)
@@ -334,12 +335,15 @@ class _Decision:
 
     def _rivals(self, key: str) -> set[int]:
         """Instances, leaving ones too, beside which this model must not be started."""
-        rivals = rivals_of(key, self._fleet.models)
+        rivals = self._rival_keys(key)
         return {instance.id for instance in self._fleet.instances if instance.key in rivals}
 
     def _follows_a_rival(self, key: str) -> bool:
         """Whether a model that may not run with this one starts, or has a place made for it, for one who came first."""
-        return bool(rivals_of(key, self._fleet.models) & self._handled)
+        return bool(self._rival_keys(key) & self._handled)
+
+    def _rival_keys(self, key: str) -> frozenset[str]:
+        return self._rivals_by_key.get(key, frozenset())
 
     def _named(self, instances: Collection[int]) -> str:
         return ", ".join(sorted({i.key for i in self._fleet.instances if i.id in instances}))

@@ -39,10 +39,11 @@ def fewest(ordered: list[InstanceFacts], enough: Callable[[Collection[int]], boo
     return chosen
 
 
-def rivals_of(key: str, models: Mapping[str, ModelSpec]) -> frozenset[str]:
-    """The models that may not be loaded together with this one, whichever of the two says so."""
-    own = frozenset(models[key].section.not_with) if key in models else frozenset()
-    return (own | {other for other, spec in models.items() if key in spec.section.not_with}) - {key}
+def rivals_in(models: Mapping[str, ModelSpec]) -> Mapping[str, frozenset[str]]:
+    """For each model that has any, those that may not be loaded together with it, whichever of the two says so."""
+    pairs = [(key, other) for key, spec in models.items() for other in spec.section.not_with if other != key]
+    either = [*pairs, *((other, key) for key, other in pairs)]
+    return {key: frozenset(other for one, other in either if one == key) for key, _ in either}
 
 
 def idle_timeout_s(spec: ModelSpec, keep_alive_s: float | None) -> float | None:

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from app.engines.base import WeightsId
 from app.errors import AirLabError, UnavailableError
 from app.fleet.estimate import RAM
-from app.fleet.evict import rivals_of
+from app.fleet.evict import rivals_in
 from app.fleet.fleet import Fleet
 from app.fleet.instance import Instance
 from app.fleet.lease import Waiting
@@ -144,7 +144,7 @@ class FleetMachine(RuleBasedStateMachine):
         assert len(self.engine.alive()) <= self.max_loaded
         assert len({instance.spec.key for instance in current}) == len(current), "two of one model are current"
         for instance in current:
-            rivals = rivals_of(instance.spec.key, self.fleet._models)
+            rivals = rivals_in(self.fleet._models).get(instance.spec.key, frozenset())
             assert not rivals & {other.spec.key for other in current}, "two run that may not run together"
         for instance in instances:
             assert 0 <= instance.leases <= instance.slots
