@@ -194,6 +194,10 @@ class UpstreamError(AirLabError):
     """A running llama-server broke off, or answered with something that is no answer."""
 
 
+class UpstreamStalledError(UpstreamError):
+    """A running llama-server had work, and did nothing for so long that it was given up."""
+
+
 class TooManyFailuresError(UnavailableError):
     """Too many wrong keys from one address."""
 

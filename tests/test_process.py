@@ -116,7 +116,7 @@ async def test_no_free_file_descriptor_is_an_engine_error(tmp_path: Path, monkey
         await Child.spawn(("true",), environment=NOTHING, cwd=tmp_path)
 
 
-def test_side_thread_may_not_start_a_child(tmp_path: Path) -> None:
+def test_fault_106_side_thread_may_not_start_a_child(tmp_path: Path) -> None:
     """Linux would kill the child when that thread ends, though the process lives on."""
     refused: list[EngineError] = []
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from app.api.keep_alive import KeepAlive
 from app.errors import BadRequestError
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -28,6 +29,8 @@ Texts = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, 
 
 class _Fields(Struct, kw_only=True, omit_defaults=True):
     model: str | None = None
+    keep_alive: KeepAlive | None = None
+    """AirLab's own field: how long the model stays loaded afterwards."""
 
 
 class Sampling(_Fields, kw_only=True):

@@ -13,12 +13,13 @@ from app.api.auth import Actor, Auth
 from app.api.auth import Scope as Needs
 from app.api.errors import Answer, answer_for
 from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
+from app.api.keep_alive import keep_alive_s
 from app.api.kinds import require_kind
 from app.api.wire import Receive, Scope, Send
 from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
 from app.fleet.decide import cannot_start
-from app.fleet.lease import Lease, with_lease
+from app.fleet.lease import Lease, Waiting, with_lease
 from app.manifest.schema import Kind
 from app.service import Service
 
@@ -91,14 +92,24 @@ class OpenAIApp:
         if isinstance(fields, ChatFields) and fields.server_tools:
             await self._answer_with_tools(key, fields, actor, reply)
             return
+        keep_s, fields.keep_alive = keep_alive_s(fields.keep_alive), None
         fields.model = self._service.live.current.models[key].upstream_name
         body = msgspec.json.encode(fields)
         deadline_s = time.monotonic() + _WAIT_S
 
         async def work(lease: Lease) -> None:
+            reply.waited()
             await self._pass_on(lease, path, body, reply)
 
-        await with_lease(self._service.fleet, key, work, deadline_s=deadline_s, begun=lambda: reply.started)
+        await with_lease(
+            self._service.fleet,
+            key,
+            work,
+            deadline_s=deadline_s,
+            begun=lambda: reply.started,
+            waiting=reply.wait,
+            keep_alive_s=keep_s,
+        )
 
     async def _answer_with_tools(self, key: str, fields: ChatFields, actor: Actor, reply: _Reply) -> None:
         """The one case below /v1 in which the server's tools run: the request names them."""
@@ -147,15 +158,33 @@ async def _pass_stream_on(answer: upstream.Answer, reply: _Reply) -> None:
 class _Reply:
     """One answer on its way out, and how far it has got."""
 
-    __slots__ = ("_send", "started")
+    __slots__ = ("_queued", "_queued_s", "_send", "_waited_s", "started")
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._queued: Waiting | None = None
+        self._queued_s = self._waited_s = 0.0
         self.started = False
+
+    def wait(self, waiting: Waiting) -> None:
+        """Somebody has to wait; how it stood at first goes into a header."""
+        if self._queued is None:
+            self._queued, self._queued_s = waiting, time.monotonic()
+
+    def waited(self) -> None:
+        """The wait is over."""
+        if self._queued is not None:
+            self._waited_s = time.monotonic() - self._queued_s
 
     async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.started = True
+        if self._queued is not None:
+            headers = [*headers, (b"x-airlab-queue", self._wait_in_words(self._queued))]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    def _wait_in_words(self, queued: Waiting) -> bytes:
+        guess = "" if queued.eta_s is None else f", eta={queued.eta_s:.1f}"
+        return f"ahead={queued.ahead}{guess}, waited={self._waited_s:.1f}".encode()
 
     async def more(self, chunk: bytes) -> None:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})

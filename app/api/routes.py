@@ -27,10 +27,12 @@ from app.api.errors import litestar_handler
 from app.api.events import events
 from app.api.export import export_session, export_sessions
 from app.api.fit import fit
+from app.api.keep_alive import keep_alive_s
 from app.api.logs import logs
 from app.api.manifest import manifest, reload_manifest
 from app.api.metrics import metrics
 from app.api.tools import call_tool, tools
+from app.errors import BadRequestError
 from app.fleet.decide import cannot_start
 from app.service import Service
 from app.units import format_duration
@@ -133,11 +135,22 @@ async def switch(request: Request[Any, Any, Any], data: JSONBody[SwitchRequest])
 
 
 @post("/models/{name:str}/load", opt={"scope": Scope.ADMIN}, status_code=200)
-async def load(request: Request[Any, Any, Any], name: FromPath[str]) -> dict[str, Any]:
-    """Load a model and say when it is ready."""
+async def load(
+    request: Request[Any, Any, Any],
+    name: FromPath[str],
+    beside: FromQuery[bool] = False,
+    keep_alive: FromQuery[str | None] = None,
+) -> dict[str, Any]:
+    """Load a model and say when it is ready.
+
+    With ``beside`` only where nothing has to leave for it; ``keep_alive`` as in a request, but not 0.
+    """
     service: Service = request.app.state.owner.service
+    keep_s = keep_alive_s(keep_alive)
+    if keep_s == 0:
+        raise BadRequestError("keep_alive is 0: that would unload what is to be loaded", param="keep_alive")
     key, begun_s = await _loadable(service, name), time.monotonic()
-    await service.fleet.load(key)
+    await service.fleet.load(key, beside=beside, keep_alive_s=keep_s)
     return {"status": "success", "model_key": key, "load_time": round(time.monotonic() - begun_s, 3)}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from app.api.fields import ChatFields, ChatMessage
+from app.api.keep_alive import keep_alive_s
 from app.chat.history import merged
 from app.chat.model import Sampling
 from app.chat.once import Answering, OnceRequest
@@ -28,7 +29,7 @@ from app.tools.base import ToolSpec
 
 _GO_TOGETHER = frozenset(
     {
-        *("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"),
+        *("model", "keep_alive", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"),
         *("temperature", "top_p", "top_k", "repeat_penalty", "tool_choice", "parallel_tool_calls", "server_tools"),
     }
 )
@@ -65,7 +66,8 @@ def once_request(service: Service, key: str, fields: ChatFields, *, wait_s: floa
     )
     system, rest = _system_and_rest(fields.messages)
     choice = read_choice(fields.tool_choice, tools)
-    return OnceRequest(merged(rest), system, key, sampling, tools if choice != "none" else (), choice, wait_s)
+    offered, keep_s = tools if choice != "none" else (), keep_alive_s(fields.keep_alive)
+    return OnceRequest(merged(rest), system, key, sampling, offered, choice, wait_s, keep_s)
 
 
 async def whole(answering: Answering, model: str) -> bytes:

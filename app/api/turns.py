@@ -16,6 +16,7 @@ from litestar.response import Stream
 from msgspec import Meta, Struct
 
 from app.api.errors import answer_for
+from app.api.keep_alive import KeepAlive, keep_alive_s
 from app.api.kinds import require_kind
 from app.chat.events import TurnEvent, fold
 from app.chat.history import Account
@@ -63,6 +64,8 @@ class TurnOptions(Struct):
     stream: bool = False
     model: str | None = None
     tool_choice: str | dict[str, Any] | None = None
+    keep_alive: KeepAlive | None = None
+    """How long the model stays loaded afterwards: seconds, or text such as 10m; 0 to unload it, -1 to keep it."""
     approvals: bool = False
     """Whether a person follows who can answer what the events ask (POST /approvals/{id})."""
 
@@ -131,6 +134,7 @@ async def _turn_request(
         enable_tools=enable_tools,
         tool_choice=_tool_choice(snapshot, data, enable_tools=enable_tools),
         approvals=data.approvals,
+        keep_alive_s=keep_alive_s(data.keep_alive),
         again=again,
         asked=asked if account.system_prompt is None else _with_prompt(asked, account.system_prompt),
         once=once,

@@ -53,6 +53,8 @@ class Waiting(TurnEvent, frozen=True, kw_only=True):
     model: str
     state: str
     ahead: int
+    eta_s: float | None = None
+    """Seconds until it is served, by loads and requests so far; null where nothing was measured yet."""
 
 
 class Token(TurnEvent, frozen=True, kw_only=True):

@@ -43,6 +43,8 @@ class OnceRequest:
     choice: toolmode.Choice
     wait_s: float
     """How long each round may wait for the model."""
+    keep_alive_s: float | None = None
+    """How long the model stays loaded afterwards, where the request says so; infinite to keep it."""
 
 
 class Answering:
@@ -119,6 +121,7 @@ class Answering:
             work,
             deadline_s=time.monotonic() + request.wait_s,
             begun=lambda: self._pieces > before,
+            keep_alive_s=request.keep_alive_s,
         )
 
 

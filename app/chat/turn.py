@@ -56,6 +56,8 @@ class TurnRequest:
     """What the request itself set, kept for whoever resumes the turn."""
     once: Once | None = None
     """Set where a retry must not be a second turn."""
+    keep_alive_s: float | None = None
+    """How long its model stays loaded afterwards, where the request says so; infinite to keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,7 @@ class Turn:
             deadline_s=time.monotonic() + _WAIT_S,
             begun=lambda: self._pieces > shown_before,
             waiting=self._tell_waiting,
+            keep_alive_s=self._request.keep_alive_s,
         )
 
     async def _speak(self, call: Call, branch: list[Message]) -> Message:
@@ -321,7 +324,8 @@ class Turn:
             log.warning("a turn's end could not be written down: %s", exc.message)
 
     def _tell_waiting(self, waiting: leases.Waiting) -> None:
-        self._emit(events.Waiting(model=waiting.key, state=waiting.state, ahead=waiting.ahead))
+        eta_s = None if waiting.eta_s is None else round(waiting.eta_s, 1)
+        self._emit(events.Waiting(model=waiting.key, state=waiting.state, ahead=waiting.ahead, eta_s=eta_s))
 
 
 def _same(call: ToolCall, other: ToolCall) -> bool:

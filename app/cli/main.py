@@ -78,6 +78,8 @@ def _parser(first: list[str]) -> argparse.ArgumentParser:
     ps.add_argument("--json", action="store_true", help="print JSON")
     load = _command(commands, "load", "remote:load", "load a model")
     load.add_argument("model", help="its key")
+    load.add_argument("--beside", action="store_true", help="only where no other model has to leave for it")
+    load.add_argument("--keep-alive", metavar="TIME", help="keep it so long without a request, such as 2h; -1 for ever")
     unload = _command(commands, "unload", "remote:unload", "unload a model when it has finished what it has")
     unload.add_argument("model", help="its key")
     logs = _command(commands, "logs", "logs:logs", "show what the engine of a model wrote last")

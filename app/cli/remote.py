@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -41,7 +41,9 @@ def ps(options: argparse.Namespace) -> int:
 
 def load(options: argparse.Namespace) -> int:
     """Load a model; returns when it is ready."""
-    answer = _ask(options, "POST", f"/models/{quote(options.model, safe='')}/load")
+    asked = {"beside": "true"} if options.beside else {}
+    asked |= {"keep_alive": options.keep_alive} if options.keep_alive is not None else {}
+    answer = _ask(options, "POST", f"/models/{quote(options.model, safe='')}/load?{urlencode(asked)}")
     print(f"{answer['model_key']} is ready after {format_duration(answer['load_time'])}")
     return DONE
 

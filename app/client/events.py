@@ -29,6 +29,8 @@ class Waiting:
     model: str
     state: str
     ahead: int
+    eta_s: float | None = None
+    """Seconds until it is served, as far as AirLab can tell."""
 
 
 @dataclass(frozen=True, slots=True)

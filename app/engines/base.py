@@ -84,7 +84,7 @@ class Exit:
     code: int
     last_lines: tuple[str, ...]
     out_of_memory: bool = False
-    """True when it was killed because its container had used up its memory."""
+    """True when it was killed because the memory that it may use, its container's or the host's, was used up."""
 
 
 class Running(Protocol):

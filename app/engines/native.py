@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from app.units import MIB
 
 _EMBEDDED = (sys.executable, "-m", "app.engines.embedded")
 _PYTHON_BYTES = 20 * MIB
+_VMSTAT = Path("/proc/vmstat")
 _PACKAGE_HOME = Path(next(iter(app.__path__))).parent
 
 
@@ -92,6 +94,7 @@ class NativeRunning:
         self.pid: int | None = child.pid
         self.container: str | None = None
         self.fallback_because: str | None = None
+        self._kills_before = _out_of_memory_kills()
 
     def activity(self) -> tuple[float, ...] | None:
         """Processor seconds, bytes read, resident bytes; None when it is gone."""
@@ -103,7 +106,10 @@ class NativeRunning:
 
     async def exited(self) -> Exit:
         """Wait for its end."""
-        return Exit(await self._child.exited(), self.last_lines())
+        code = await self._child.exited()
+        # Who sent a SIGKILL cannot be asked; the kernel counts those it sends for want of memory.
+        ran_out = code == -signal.SIGKILL and _out_of_memory_kills() > self._kills_before
+        return Exit(code, self.last_lines(), ran_out)
 
     async def stop(self, *, grace_s: float) -> bool:
         """End the process group and remove the socket; True once verified.
@@ -115,6 +121,15 @@ class NativeRunning:
             # llama-server leaves its socket behind.
             self.socket.unlink(missing_ok=True)
         return gone
+
+
+def _out_of_memory_kills() -> int:
+    """How many processes the kernel has ended for want of memory since it was booted; 0 where it does not tell."""
+    try:
+        text = _VMSTAT.read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
 
 
 def _kept_to(cpus: tuple[int, ...]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from app.fleet.estimate import Demand
-from app.fleet.fit import Fitted, Shortfall, find_fit
+from app.fleet.fit import Fitted, Shortfall, find_fit, find_smaller_fit
 from app.fleet.memory import Booking, Reading, Room, room_for
 from app.fleet.spec import ModelSpec
 from app.fleet.states import FleetState, InstanceFacts, MemoryState
@@ -33,7 +33,7 @@ class Admission:
 
     def __init__(self, fleet: FleetState) -> None:
         """Begin with what is booked now."""
-        self._memory, self._instances = fleet.memory, fleet.instances
+        self._memory, self._instances, self._records = fleet.memory, fleet.instances, fleet.records
         self._started: list[Booking] = []
         self._threads_started = 0
 
@@ -58,7 +58,7 @@ class Admission:
             return None
         everything = [_booking(instance) for instance in self._instances]
         room = room_for(self._memory.reading, self._memory.budget, (), everything)
-        return find_fit(demand_of(spec, self._memory), room)
+        return self._find(spec, self._memory, room)
 
     def fit(
         self, spec: ModelSpec, gone: Collection[int] = (), leaving: Collection[int] = ()
@@ -73,7 +73,7 @@ class Admission:
         if self._memory is None or self._memory.reading is None:
             return None
         room = self._room(self._memory, self._memory.reading, gone, {*gone, *leaving})
-        return find_fit(demand_of(spec, self._memory), room)
+        return self._find(spec, self._memory, room)
 
     def fits(self, spec: ModelSpec, gone: Collection[int] = ()) -> bool:
         """Whether it could start once these are gone, as far as anybody knows."""
@@ -83,6 +83,12 @@ class Admission:
         """Promise it what it takes."""
         self._started.append(Booking(fitted.estimate.takes, {}))
         self._threads_started += fitted.fit.threads
+
+    def _find(self, spec: ModelSpec, memory: MemoryState, room: Room) -> Fitted | Shortfall:
+        """Smaller than what ran out of memory, where that leaves a way; else as ever, and others make room."""
+        demand, record = demand_of(spec, memory), self._records.get(spec.key)
+        smaller = find_smaller_fit(demand, room, record.cramped) if record and record.cramped else None
+        return smaller or find_fit(demand, room)
 
     def _room(self, memory: MemoryState, reading: Reading, gone: Collection[int], not_working: Collection[int]) -> Room:
         staying = [_booking(i) for i in self._instances if i.id not in gone] + self._started

@@ -1,8 +1,10 @@
 """Decides what the fleet does next: what to start, drain, stop, grant, refuse, and when to look again.
 
 Pure: facts in, actions out; no clock, no process, no socket. ``fleet.py`` carries the actions out and asks again until
-there are none. Waiters are served in order of arrival: one who waits for a place, or for memory, is not overtaken for
-ever. Whether a model fits is asked of ``admit.py``, who goes for it of ``evict.py``.
+there are none. Waiters of one model are served in order of arrival, and models in the order of those who waited for
+them first: A B C A B C runs as A A B B C C. One who waits for a place, or for memory, is overtaken only by those who
+came before their patience ended (``Limits.fairness_s``). Whether a model fits is asked of ``admit.py``, who goes for it
+of ``evict.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from app.errors import (
     WeightsMissingError,
 )
 from app.fleet.admit import Admission
-from app.fleet.evict import fewest, in_order
+from app.fleet.evict import fewest, idle_timeout_s, in_order, rivals_in
 from app.fleet.fit import Fitted, Shortfall
 from app.fleet.spec import ModelSpec
 from app.fleet.states import (
@@ -70,9 +72,12 @@ class _Decision:
         self._fleet, self._limits, self._now_s = fleet, limits, now_s
         self._leaving = {i.id for i in fleet.instances if i.state in ON_ITS_WAY_OUT}
         self._leases = {i.id: i.leases for i in fleet.instances}
+        self._answered: set[int] = set()
+        """Waiters who were granted what they wait for."""
         self._handled: set[str] = set()
         """Keys that start, or that a place is being made for."""
         self._admission = Admission(fleet)
+        self._rivals_by_key = rivals_in(fleet.models)
         self._waits_for_memory = False
         """Whether an earlier waiter does: then nobody behind takes what comes back."""
         # A start takes a free place; else it waits for one that is on its way to be free.
@@ -95,17 +100,22 @@ class _Decision:
             self._settle_idle(instance)
 
     def shed(self) -> None:
-        """Send away what is loaded beyond the limit, after an edit that lowered it; the idle ones first."""
+        """Send away what is loaded beyond the limit, or beside a rival, after an edit; the idle ones first."""
         staying = [i for i in self._fleet.instances if i.id not in self._leaving]
         pinned = {key for key, spec in self._fleet.models.items() if spec.section.pin}
         staying.sort(key=lambda i: (i.key in pinned, self._leases[i.id] > 0, i.last_used_s))
-        for instance in staying[: max(0, len(staying) - self._fleet.max_loaded)]:
-            self._send_away(instance, Why.EVICTED)
+        kept: set[str] = set()
+        for instance in reversed(staying):
+            if len(kept) >= self._fleet.max_loaded or self._rival_keys(instance.key) & kept:
+                self._send_away(instance, Why.EVICTED)
+            else:
+                kept.add(instance.key)
 
     def serve(self, waiter: WaiterFacts) -> None:
         """Grant, refuse, or make room and let wait."""
         error = self._refusal(waiter)
         if error is not None:
+            self._answered.add(waiter.id)
             self.actions.append(Refuse(waiter.id, error))
             return
         self.actions.append(Look(waiter.deadline_s))
@@ -114,6 +124,7 @@ class _Decision:
             self._bring_up(waiter)
         elif instance.state is State.READY and self._has_room(instance, waiter):
             self._leases[instance.id] += waiter.takes_slot
+            self._answered.add(waiter.id)
             self.actions.append(Grant(waiter.id, instance.id))
 
     def start_desired(self) -> None:
@@ -123,7 +134,8 @@ class _Decision:
             record = self._fleet.records.get(key, Record())
             if self._fleet.shutting_down or spec is None or cannot_start(spec) or record.failure is not None:
                 continue
-            if self._current(key) is None and self._booked(key) and self._rested(record) and self._free_places > 0:
+            has_place = self._free_places > 0 and not self._rivals(key) and not self._follows_a_rival(key)
+            if self._current(key) is None and self._booked(key) and self._rested(record) and has_place:
                 self._start_if_it_fits(spec)
 
     def _unwanted(self, instance: InstanceFacts) -> Why | None:
@@ -149,7 +161,7 @@ class _Decision:
         self._coming_places += 1
 
     def _settle_idle(self, instance: InstanceFacts) -> None:
-        timeout_s = self._fleet.models[instance.key].section.idle_timeout
+        timeout_s = idle_timeout_s(self._fleet.models[instance.key], instance.keep_alive_s)
         if timeout_s is None or instance.leases or any(w.key == instance.key for w in self._fleet.waiters):
             return
         if instance.last_used_s + timeout_s <= self._now_s:
@@ -205,7 +217,7 @@ class _Decision:
         if key in self._handled or not self._booked(key) or not self._rested(self._fleet.records.get(key, Record())):
             return
         self._handled.add(key)
-        if self._waits_for_memory or self._reads_memory():
+        if self._waits_for_memory or self._follows_a_rival(key) or self._reads_memory():
             return
         spec = self._fleet.models[key]
         alone = self._admission.fit_alone(spec)
@@ -214,15 +226,42 @@ class _Decision:
                 self.actions.append(Refuse(waiter.id, DoesNotFitError(alone.message)))
             return
         fitted = self._admission.fit(spec, leaving=self._leaving)
-        if self._free_places > 0 and not isinstance(fitted, Shortfall):
+        if waiter.evicts and self._makes_room_after_all(key, fitted):
+            return
+        rivals = self._rivals(key)
+        if self._free_places > 0 and not isinstance(fitted, Shortfall) and not rivals:
             self._start(key, fitted)
             return
         self._waits_for_memory = isinstance(fitted, Shortfall)
         coming = {i.id for i in self._fleet.instances if i.id in self._leaving and i.state is not State.STUCK}
-        if self._free_places + self._coming_places > 0 and self._admission.fits(spec, coming):
+        if self._free_places + self._coming_places > 0 and rivals <= coming and self._admission.fits(spec, coming):
             self._coming_places -= self._free_places <= 0
-        else:
+        elif waiter.evicts:
             self._evict_for(waiter, spec, coming)
+        else:
+            because = f"it may not run with {self._named(rivals)}" if rivals else "every place is taken"
+            because = fitted.message if isinstance(fitted, Shortfall) else because
+            message = f"{key} cannot be loaded beside what is loaded: {because}"
+            self.actions.append(Refuse(waiter.id, UnavailableError(message, retry_after_s=5)))
+
+    def _makes_room_after_all(self, key: str, fitted: Fitted | Shortfall | None) -> bool:
+        """Whether the start after one that ran out of memory waits for an idle model to go, as it cannot be smaller.
+
+        One that was there beside it is enough: then there is more than there was.
+        """
+        cramped = self._fleet.records.get(key, Record()).cramped
+        if cramped is None or (isinstance(fitted, Fitted) and fitted.shrunk):
+            return False
+        others = [i for i in self._fleet.instances if i.key != key]
+        if len(others) < cramped.others or not others:
+            return False
+        goes = any(i.id in self._leaving and i.state is not State.STUCK and not self._leases[i.id] for i in others)
+        going = in_order([i for i in others if self._is_idle(i)], self._fleet.models, now_s=self._now_s)
+        if going and not goes:
+            self._send_away(going[0], Why.CRAMPED)
+        # What comes back is for this one.
+        self._waits_for_memory = goes or bool(going)
+        return self._waits_for_memory
 
     def _reads_memory(self) -> bool:
         """Whether a start has to wait until memory was read anew."""
@@ -258,11 +297,12 @@ class _Decision:
     def _evict_for(self, waiter: WaiterFacts, spec: ModelSpec, coming: set[int]) -> None:
         """Send idle models away that were not used for longest; busy ones only when this waiter waited long."""
         ready = [i for i in self._fleet.instances if i.state is State.READY and i.id not in self._leaving]
-        idle = [i for i in ready if self._leases[i.id] == 0]
-        places = self._free_places + self._coming_places
+        idle = [i for i in ready if self._is_idle(i)]
+        places, rivals = self._free_places + self._coming_places, self._rivals(spec.key)
 
         def enough(gone: Collection[int]) -> bool:
-            return places + len(gone) > 0 and self._admission.fits(spec, coming | set(gone))
+            rests = coming | set(gone)
+            return places + len(gone) > 0 and rivals <= rests and self._admission.fits(spec, rests)
 
         def ordered(candidates: list[InstanceFacts]) -> list[InstanceFacts]:
             return in_order(candidates, self._fleet.models, now_s=self._now_s)
@@ -274,6 +314,8 @@ class _Decision:
             self._refuse_if_nobody_can_go(waiter, ready)
             return
         quiet_s = max(i.last_used_s for i in victims) + self._limits.quiet_s
+        if self._now_s >= patience_ends_s and any(self._group(i, before_s=patience_ends_s) for i in victims):
+            return  # they came in time to be served together; each grant is followed by another decision
         if self._now_s >= patience_ends_s or (idle_victims and self._now_s >= quiet_s):
             for victim in victims:
                 self._send_away(victim, Why.EVICTED)
@@ -281,18 +323,47 @@ class _Decision:
         else:
             self.actions.append(Look(min(quiet_s, patience_ends_s) if idle_victims else patience_ends_s))
 
+    def _is_idle(self, instance: InstanceFacts) -> bool:
+        """Whether it could serve, and nobody wants it."""
+        is_free = self._leases[instance.id] == 0 and not self._group(instance, before_s=float("inf"))
+        return is_free and instance.state is State.READY and instance.id not in self._leaving
+
+    def _group(self, instance: InstanceFacts, *, before_s: float) -> bool:
+        """Whether somebody who came before that time waits for a slot of this instance: they are served together."""
+        group = (w for w in self._fleet.waiters if w.key == instance.key and w.takes_slot and w.since_s < before_s)
+        return any(waiter.id not in self._answered for waiter in group)
+
+    def _rivals(self, key: str) -> set[int]:
+        """Instances, leaving ones too, beside which this model must not be started."""
+        rivals = self._rival_keys(key)
+        return {instance.id for instance in self._fleet.instances if instance.key in rivals}
+
+    def _follows_a_rival(self, key: str) -> bool:
+        """Whether a model that may not run with this one starts, or has a place made for it, for one who came first."""
+        return bool(self._rival_keys(key) & self._handled)
+
+    def _rival_keys(self, key: str) -> frozenset[str]:
+        return self._rivals_by_key.get(key, frozenset())
+
+    def _named(self, instances: Collection[int]) -> str:
+        return ", ".join(sorted({i.key for i in self._fleet.instances if i.id in instances}))
+
     def _refuse_if_nobody_can_go(self, waiter: WaiterFacts, ready: list[InstanceFacts]) -> None:
         """What is stuck or pinned makes no room, however long one waits; what still loads does, once it is idle."""
-        stuck = [i.key for i in self._fleet.instances if i.state is State.STUCK]
-        pinned = [i.key for i in ready if self._fleet.models[i.key].section.pin]
+        rivals = self._rivals(waiter.key)
+        in_the_way = [i for i in self._fleet.instances if i.id in rivals] or self._fleet.instances
+        stuck = [i.key for i in in_the_way if i.state is State.STUCK]
+        pinned = [i.key for i in ready if i in in_the_way and self._fleet.models[i.key].section.pin]
         starts = any(isinstance(action, Start) for action in self.actions)
-        if starts or not stuck + pinned or len(stuck + pinned) < len(self._fleet.instances):
+        enough = len(stuck + pinned) if rivals else len(stuck + pinned) == len(self._fleet.instances) and not starts
+        if not stuck + pinned or not enough:
             return
         reasons = [f"the engine of {', '.join(stuck)} cannot be stopped"] if stuck else []
         reasons += [f"{', '.join(pinned)} is pinned" if len(pinned) == 1 else f"{', '.join(pinned)} are pinned"] * bool(
             pinned
         )
-        error = UnavailableError(f"no place for {waiter.key}: {' and '.join(reasons)}", retry_after_s=5)
+        because = f", and {waiter.key} may not run with it" if rivals else ""
+        error = UnavailableError(f"no place for {waiter.key}: {' and '.join(reasons)}{because}", retry_after_s=5)
         self.actions.append(Refuse(waiter.id, error))
 
 

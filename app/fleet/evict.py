@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from app.fleet.spec import ModelSpec
@@ -36,6 +37,25 @@ def fewest(ordered: list[InstanceFacts], enough: Callable[[Collection[int]], boo
         if enough(without):
             chosen.remove(instance)
     return chosen
+
+
+def rivals_in(models: Mapping[str, ModelSpec]) -> Mapping[str, frozenset[str]]:
+    """For each model that has any, those that may not be loaded together with it, whichever of the two says so."""
+    pairs = [(key, other) for key, spec in models.items() for other in spec.section.not_with if other != key]
+    either = [*pairs, *((other, key) for key, other in pairs)]
+    return {key: frozenset(other for one, other in either if one == key) for key, _ in either}
+
+
+def idle_timeout_s(spec: ModelSpec, keep_alive_s: float | None) -> float | None:
+    """After how long without a request a model is unloaded; None for never. A pinned one is not a request's to unload.
+
+    Args:
+        spec: The model.
+        keep_alive_s: What a request set, if any did.
+    """
+    if keep_alive_s is None or spec.section.pin:
+        return spec.section.idle_timeout
+    return None if math.isinf(keep_alive_s) else keep_alive_s
 
 
 def _is_pinned(instance: InstanceFacts, models: Mapping[str, ModelSpec]) -> bool:

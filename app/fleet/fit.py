@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from app.engines.base import Fit
 from app.engines.command import CACHE_RAM_MIB, DEFAULT_CONTEXT
 from app.fleet.estimate import Demand, Estimate, estimate
-from app.fleet.memory import Room
+from app.fleet.memory import Cramped, Room
 from app.manifest.schema import DockerEngineSection
 from app.units import MIB, format_bytes
 
 _FIRST_CONTEXTS = (8192, 4096, 2048)
 _MOST_SLOTS = 4
+_SMALLER = (0.7, 0.8, 0.9, 0.97)
+"""Of what ran out of memory, the next start takes so much at most; the first share with which it can start counts."""
 _CLOSE = 0.9
 """Beyond this share of what is free a start is tight; what grows by itself stops here."""
 
@@ -31,6 +33,8 @@ class Fitted:
     estimate: Estimate
     warning: str | None = None
     """Where it is tight, what is."""
+    shrunk: bool = False
+    """Whether it takes less than it would, since a start ran out of memory; then ``warning`` says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,24 @@ class _Seat:
     gpus: tuple[int, ...]
     gpu_layers: int | None
     hosts: tuple[str, ...]
+
+
+def find_smaller_fit(demand: Demand, room: Room, cramped: Cramped) -> Fitted | None:
+    """A way to start this model that takes less of what it ran out of; None where the manifest leaves none open."""
+    for share in _SMALLER:
+        free = {
+            device: min(size, int(share * cramped.takes[device])) if cramped.is_of(device) else size
+            for device, size in room.free.items()
+        }
+        if isinstance(fitted := find_fit(demand, replace(room, free=free)), Fitted):
+            fit = fitted.fit
+            layers = "" if fit.gpu_layers is None or fit.gpu_layers < 0 else f", {fit.gpu_layers} layers on the GPU"
+            warning = (
+                f"a start of {demand.key} ran out of memory, so it is smaller now: {fit.context_length} tokens of "
+                f"context, slots: {fit.slots}{layers}; `airlab load {demand.key}` tries it in full again"
+            )
+            return replace(fitted, warning=warning, shrunk=True)
+    return None
 
 
 def find_fit(demand: Demand, room: Room) -> Fitted | Shortfall:

@@ -21,12 +21,14 @@ from app.engines.command import as_written, launch_for, socket_name
 from app.errors import AirLabError, DrainingError, EngineError, QueueFullError, UnavailableError
 from app.fleet import facts
 from app.fleet.decide import decide
+from app.fleet.eta import Paces
+from app.fleet.evict import idle_timeout_s
 from app.fleet.fit import Fitted
 from app.fleet.instance import BecameReady, Broke, Gone, Instance, Report, broken_by_stop
 from app.fleet.lease import Lease, Note, Waiter, Waiting
 from app.fleet.ledger import MemoryLedger
 from app.fleet.logs import LastWords, LogLines
-from app.fleet.memory import Budget
+from app.fleet.memory import Budget, Cramped
 from app.fleet.meter import Memory
 from app.fleet.records import Fault, after_fault
 from app.fleet.remotes import Remote, Remotes
@@ -53,7 +55,7 @@ from app.journal import Journal
 
 _LOAD_S = 3600.0
 _MOST_LOADED = 32
-_NO_LONGER_DESIRED = frozenset({Why.EVICTED, Why.UNLOADED, Why.IDLE})
+_NO_LONGER_DESIRED = frozenset({Why.EVICTED, Why.CRAMPED, Why.UNLOADED, Why.IDLE})
 _ROUNDS = 100
 """A step settles in three or four rounds; more means that two decisions undo each other."""
 
@@ -86,6 +88,7 @@ class Fleet:
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at_s: float | None = None
+        self._paces = Paces(quiet_s=self.limits.quiet_s)
         self._ledger = MemoryLedger(memory, self._step)
 
     def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int | None, budget: Budget | None = None) -> None:
@@ -105,35 +108,52 @@ class Fleet:
             if spec.section.preload and not (before and before.section.preload):
                 self._desired.add(key)
         self._desired &= models.keys()
+        self._paces.keep(models)
         places = max_loaded or (_MOST_LOADED if self._ledger.is_read else 1)
         self._models, self._max_loaded = models, places
         self._ledger.want(models, budget or Budget())
         self._step()
 
-    def lease(self, key: str, *, deadline_s: float, waiting: Note | None = None) -> Lease:
+    def lease(
+        self, key: str, *, deadline_s: float, waiting: Note | None = None, keep_alive_s: float | None = None
+    ) -> Lease:
         """One slot of a ready instance of this model, loading it and making room if need be.
 
         Args:
             key: A model's key.
             deadline_s: On the monotonic clock; the wait ends then.
             waiting: Told what is waited for, at once and whenever that changes.
+            keep_alive_s: How long the model stays loaded when nobody uses it, from now on and until it leaves; infinite
+                to keep it, None to leave that as it is.
 
         Raises:
             AirLabError: On entering: the model is unknown, has no file, failed, cools down, its queue is full, the
                 deadline passed, or the service shuts down; each has its class.
         """
-        return Lease(self, key, deadline_s, waiting)
+        return Lease(self, key, deadline_s, waiting, keep_alive_s)
 
-    async def load(self, key: str, *, waiting: Note | None = None) -> None:
+    async def load(
+        self, key: str, *, waiting: Note | None = None, beside: bool = False, keep_alive_s: float | None = None
+    ) -> None:
         """Load it, now and not later; a cool-down or a failure is forgiven. Raises as ``lease`` does.
 
         A caller that goes away does not end the load.
+
+        Args:
+            key: A model's key.
+            waiting: As for ``lease``.
+            beside: Refuse where another model would have to leave for it.
+            keep_alive_s: As for ``lease``.
         """
         self._records.pop(key, None)
         if key not in self._remotes:
             self._desired.add(key)
         try:
-            await self.wait_for(key, deadline_s=time.monotonic() + _LOAD_S, takes_slot=False, note=waiting)
+            deadline_s = time.monotonic() + _LOAD_S
+            loaded = await self.wait_for(key, deadline_s=deadline_s, takes_slot=False, note=waiting, evicts=not beside)
+            if keep_alive_s is not None and isinstance(loaded, Instance):
+                loaded.keep_alive_s = keep_alive_s
+                self._step()
         except AirLabError:
             # What did not come up is not tried for ever, in the place of others.
             self._desired.discard(key)
@@ -232,27 +252,37 @@ class Fleet:
         instance.last_used_s = time.monotonic()
         return instance
 
-    def give_back(self, instance: Instance | Remote) -> None:
-        """A slot is free again."""
+    def give_back(
+        self, instance: Instance | Remote, *, held_s: float | None = None, keep_alive_s: float | None = None
+    ) -> None:
+        """A slot is free again that was held so long, by a request that wants the model kept so long."""
         if isinstance(instance, Remote):
             self._remotes.give_back(instance)
             return
         instance.leases -= 1
         instance.last_used_s = time.monotonic()
+        if keep_alive_s is not None:
+            instance.keep_alive_s = keep_alive_s
+        if held_s is not None:
+            self._paces.served(instance.spec.key, held_s)
         if not instance.was_used:
             instance.was_used = True
             self._ledger.measure(instance)
         if self._waiters or instance.state is State.DRAINING or self._idles_unwatched(instance):
             self._step()
 
-    async def wait_for(self, key: str, *, deadline_s: float, takes_slot: bool, note: Note | None) -> Instance | Remote:
+    async def wait_for(
+        self, key: str, *, deadline_s: float, takes_slot: bool, note: Note | None, evicts: bool = True
+    ) -> Instance | Remote:
         """Stand in the queue. A caller that goes away leaves it; a slot granted meanwhile goes back."""
         if key in self._remotes:
             return await self._remotes.wait_for(key, deadline_s=deadline_s, takes_slot=takes_slot)
         ahead = sum(1 for waiter in self._waiters.values() if waiter.key == key and waiter.takes_slot)
+        now_s = time.monotonic()
+        waiter = Waiter(next(self._numbers), key, now_s, deadline_s, takes_slot, note, evicts)
         if takes_slot and ahead >= self.limits.queue:
-            raise QueueFullError(f"{ahead} requests wait for {key} already", retry_after_s=5)
-        waiter = Waiter(next(self._numbers), key, time.monotonic(), deadline_s, takes_slot, note)
+            retry_after_s = self._paces.come_back_s(self._facts(), waiter.facts, now_s=now_s)
+            raise QueueFullError(f"{ahead} requests wait for {key} already", retry_after_s=retry_after_s)
         self._waiters[waiter.id] = waiter
         self._step()
         try:
@@ -382,6 +412,7 @@ class Fleet:
         match report:
             case BecameReady(took_s):
                 instance.last_used_s, instance.load_s = time.monotonic(), took_s
+                self._paces.loaded(key, took_s)
                 self._set_state(instance, State.READY, None)
                 self._ledger.came()
                 self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid, instance.container))
@@ -406,13 +437,17 @@ class Fleet:
         # The fault of a run that an edit replaced meanwhile says nothing of its successor.
         if instance.fault is not None and spec is not None and spec.run == instance.wanted:
             before = self._records.get(key, Record())
-            self._records[key] = after_fault(before, instance.fault, self.limits, now_s=time.monotonic())
+            record = after_fault(before, instance.fault, self.limits, now_s=time.monotonic())
+            if instance.fault.ran_out is not None:
+                takes = instance.fitted.estimate.takes if instance.fitted else {}
+                record = replace(record, cramped=Cramped(instance.fault.ran_out, takes, len(self._instances)))
+            self._records[key] = record
         self._journal.note(facts.ModelStopped(key, instance.id, instance.why or ""))
 
     def _idles_unwatched(self, instance: Instance) -> bool:
         """Whether the end of its idle time comes before the next look."""
         spec = self._models.get(instance.spec.key)
-        timeout_s = None if spec is None else spec.section.idle_timeout
+        timeout_s = None if spec is None else idle_timeout_s(spec, instance.keep_alive_s)
         if timeout_s is None or instance.leases:
             return False
         return self._looks_at_s is None or self._looks_at_s > instance.last_used_s + timeout_s
@@ -426,11 +461,16 @@ class Fleet:
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._step)
 
     def _tell_waiters(self) -> None:
+        if not self._waiters:
+            return
         ahead: dict[str, int] = {}
+        fleet, now_s = self._facts(), time.monotonic()
         for waiter in self._waiters.values():
             before = ahead.get(waiter.key, 0)
             ahead[waiter.key] = before + 1
-            waiter.tell(Waiting(waiter.key, self._status_of(waiter.key).state, before))
+            waiting = Waiting(waiter.key, self._status_of(waiter.key).state, before)
+            if waiter.is_news(waiting):
+                waiter.tell(replace(waiting, eta_s=self._paces.eta_s(fleet, waiter.facts, now_s=now_s)))
 
     def _status_of(self, key: str) -> ModelStatus:
         return status_of(

@@ -12,9 +12,10 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from app.engines.base import Engine, Exit, Launch, Running
-from app.errors import AirLabError, EngineAwayError, EngineError, UpstreamError
+from app.errors import AirLabError, EngineAwayError, EngineError, UpstreamError, UpstreamStalledError
 from app.fleet.fit import Fitted
 from app.fleet.records import Fault
 from app.fleet.spec import ModelSpec
@@ -39,6 +40,13 @@ _CANNOT_PASS = re.compile(
     re.IGNORECASE,
 )
 """Words of llama-server, its loader and the embedded engine for what the same start will say again."""
+_OUT_OF_MEMORY = re.compile(
+    r"failed to allocate|unable to allocate|cannot allocate memory|out of memory|bad_alloc|cudaMalloc failed"
+    r"|ErrorOutOf(?:Host|Device)Memory",
+    re.IGNORECASE,
+)
+_OF_A_GPU = re.compile(r"cuda|rocm|hip|vulkan|metal|sycl|device", re.IGNORECASE)
+"""Words of llama-server's backends; the second ones tell a GPU's memory from the host's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,8 @@ class Instance:
         self.fitted: Fitted | None = None
         """How it was made to fit, where memory was looked at."""
         self.load_s: float | None = None
+        self.keep_alive_s: float | None = None
+        """What the last request that spoke of it set in place of the manifest's idle_timeout."""
         self.measured_bytes: int | None = None
         """What it kept in memory after its first request."""
         self.was_used = False
@@ -120,6 +130,8 @@ class Instance:
             load_s=self.load_s,
             # With all layers on a GPU the processor hardly works.
             threads=1 if run.gpu_layers is not None and run.gpu_layers < 0 else run.threads,
+            since_s=self.since_s,
+            keep_alive_s=self.keep_alive_s,
         )
 
     @property
@@ -211,7 +223,8 @@ class Instance:
                 moved_s = now_s
             cpu_s = used_s
             if waits and (now_s - moved_s >= limits.hung_s or silent_s >= limits.silent_s):
-                raise self._broken(running, f"it had work and sent nothing for {silent_s:.0f} s")
+                what = with_log(f"it had work and sent nothing for {silent_s:.0f} s", running.last_lines())
+                raise _BrokenError(Fault(what, is_verdict=False, stalled=True))
         raise _BrokenError(_fault_of_exit(exited.result(), loading=False))
 
     async def _ended_within(self, exited: asyncio.Task[Exit], seconds: float) -> bool:
@@ -271,8 +284,14 @@ def _fault_of_exit(end: Exit, *, loading: bool) -> Fault:
     """An exit code while loading is llama-server's verdict; a signal, or an end while it served, is an accident."""
     when = "while it loaded" if loading else "while it served"
     if end.out_of_memory:
-        what = f"llama-server was killed {when} (oom_killed, exit code 137): its container's memory was used up"
-        return Fault(with_log(what, end.last_lines), is_verdict=False, most=_OOM_KILLS)
+        what = f"llama-server was killed {when} (oom_killed, exit code 137): the memory that it may use was used up"
+        ran_out: Literal["GPU", "host"] | None = "host" if loading else None
+        return Fault(with_log(what, end.last_lines), is_verdict=False, most=_OOM_KILLS, ran_out=ran_out)
+    short = [line for line in end.last_lines if _OUT_OF_MEMORY.search(line)]
+    if loading and short:
+        ran_out = "GPU" if any(_OF_A_GPU.search(line) for line in short) else "host"
+        what = f"llama-server ran out of the {ran_out}'s memory while it loaded"
+        return Fault(with_log(what, end.last_lines), is_verdict=False, most=_OOM_KILLS, ran_out=ran_out)
     how = f"ended with exit code {end.code}" if end.code >= 0 else f"was killed by signal {-end.code}"
     can_pass = not any(_CANNOT_PASS.search(line) for line in end.last_lines)
     message = with_log(f"llama-server {how} {when}", end.last_lines)
@@ -285,7 +304,8 @@ def with_log(what: str, lines: tuple[str, ...]) -> str:
     return f"{what}; its last lines: {' | '.join(shown)}" if shown else what
 
 
-def broken_by_stop(instance: Instance) -> AirLabError:
+def broken_by_stop(instance: Instance) -> UpstreamError:
     """What a request gets when its instance is stopped for a fault."""
     message = instance.fault.message if instance.fault else "it was stopped"
-    return UpstreamError(f"the engine of {instance.spec.key} broke off: {message}")
+    error = UpstreamStalledError if instance.fault and instance.fault.stalled else UpstreamError
+    return error(f"the engine of {instance.spec.key} broke off: {message}")

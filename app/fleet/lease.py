@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, TypeVar
 
 from app.errors import UpstreamError
-from app.fleet.instance import Instance
+from app.fleet.instance import Instance, broken_by_stop
 from app.fleet.remotes import Remote
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State, WaiterFacts
@@ -26,6 +27,8 @@ class Waiting:
     key: str
     state: State
     ahead: int
+    eta_s: float | None = field(default=None, compare=False)
+    """Seconds until they are served, by what was measured before; None where nothing was. No news by itself."""
 
 
 Note = Callable[[Waiting], None]
@@ -41,17 +44,22 @@ class Waiter:
     deadline_s: float
     takes_slot: bool
     note: Note | None
+    evicts: bool = True
     granted: asyncio.Future[Instance] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     told: Waiting | None = None
 
     @property
     def facts(self) -> WaiterFacts:
         """What a decision may look at."""
-        return WaiterFacts(self.id, self.key, self.since_s, self.deadline_s, self.takes_slot)
+        return WaiterFacts(self.id, self.key, self.since_s, self.deadline_s, self.takes_slot, self.evicts)
+
+    def is_news(self, waiting: Waiting) -> bool:
+        """Whether somebody listens who does not know this yet."""
+        return self.note is not None and waiting != self.told
 
     def tell(self, waiting: Waiting) -> None:
         """Say what is waited for, when that changed."""
-        if self.note is not None and waiting != self.told:
+        if self.note is not None and self.is_news(waiting):
             self.told = waiting
             self.note(waiting)
 
@@ -65,18 +73,23 @@ class Lender(Protocol):
     async def wait_for(self, key: str, *, deadline_s: float, takes_slot: bool, note: Note | None) -> Instance | Remote:
         """Stand in the queue for one."""
 
-    def give_back(self, instance: Instance | Remote) -> None:
-        """A slot is free again."""
+    def give_back(
+        self, instance: Instance | Remote, *, held_s: float | None = None, keep_alive_s: float | None = None
+    ) -> None:
+        """A slot is free again that was held so long, by a request that wants the model kept so long."""
 
 
 class Lease:
     """A slot, as ``async with fleet.lease(...) as lease``; given back at the end of the block, whatever happens."""
 
-    __slots__ = ("_deadline_s", "_fleet", "_instance", "_key", "_note")
+    __slots__ = ("_deadline_s", "_fleet", "_instance", "_keep_alive_s", "_key", "_note", "_since_s")
 
-    def __init__(self, fleet: Lender, key: str, deadline_s: float, note: Note | None) -> None:
+    def __init__(
+        self, fleet: Lender, key: str, deadline_s: float, note: Note | None, keep_alive_s: float | None = None
+    ) -> None:
         """Use ``Fleet.lease``."""
         self._fleet, self._key, self._deadline_s, self._note = fleet, key, deadline_s, note
+        self._keep_alive_s, self._since_s = keep_alive_s, 0.0
         self._instance: Instance | Remote | None = None
 
     async def __aenter__(self) -> Lease:
@@ -84,6 +97,7 @@ class Lease:
         self._instance = self._fleet.take_free(self._key) or await self._fleet.wait_for(
             self._key, deadline_s=self._deadline_s, takes_slot=True, note=self._note
         )
+        self._since_s = time.monotonic()
         return self
 
     async def __aexit__(
@@ -92,7 +106,8 @@ class Lease:
         """Give the slot back."""
         instance, self._instance = self._instance, None
         if instance is not None:
-            self._fleet.give_back(instance)
+            held_s = time.monotonic() - self._since_s
+            self._fleet.give_back(instance, held_s=held_s, keep_alive_s=self._keep_alive_s)
 
     @property
     def spec(self) -> ModelSpec:
@@ -120,6 +135,11 @@ class Lease:
             return False
         return True
 
+    def why_it_ended(self) -> UpstreamError | None:
+        """What its engine died of, with its last log lines; None while that is not known."""
+        held = self._held
+        return broken_by_stop(held) if isinstance(held, Instance) and held.fault is not None else None
+
     @property
     def _held(self) -> Instance | Remote:
         if self._instance is None:
@@ -135,6 +155,7 @@ async def with_lease(
     deadline_s: float,
     begun: Callable[[], bool],
     waiting: Note | None = None,
+    keep_alive_s: float | None = None,
 ) -> _T:
     """Do ``work`` with a lease; with one more lease when the engine died before anything came of it.
 
@@ -145,17 +166,22 @@ async def with_lease(
         deadline_s: On the monotonic clock; the waits for a lease end then.
         begun: True once somebody has seen some of the work, so that it cannot be done again.
         waiting: As for ``Fleet.lease``.
+        keep_alive_s: As for ``Fleet.lease``.
 
     Raises:
         AirLabError: As ``Fleet.lease``, and what ``work`` raises.
     """
     for last_try in (False, True):
-        async with Lease(fleet, key, deadline_s, waiting) as lease:
+        async with Lease(fleet, key, deadline_s, waiting, keep_alive_s) as lease:
             try:
                 return await work(lease)
-            except UpstreamError:
+            except UpstreamError as exc:
                 # Again only if it is really gone, and not merely closing on us. Asked on the last try too: who hears of
-                # this failure shall see it in /health.
-                if begun() or not await lease.engine_ended(within_s=_ENDED_S) or last_try:
+                # this failure shall see it in /health, and what the engine said last.
+                if await lease.engine_ended(within_s=_ENDED_S) and not begun() and not last_try:
+                    continue
+                reason = lease.why_it_ended()
+                if reason is None:
                     raise
+                raise reason from exc
     raise AssertionError("unreachable: the last try returns or raises")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from app.devices.resident import Resident
 from app.fleet.estimate import RAM
@@ -51,6 +52,22 @@ class Booking:
     """Bytes on each device; booked when it was started, returned when it is verified gone."""
     held: Mapping[str, int]
     """What of that the free memory is less by already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cramped:
+    """A start that ran out of memory, whatever had been predicted; the next one is to do better."""
+
+    device: Literal["GPU", "host"]
+    """Whose memory it was."""
+    takes: Mapping[str, int]
+    """What had been predicted, in bytes on each device; empty where memory is not looked at."""
+    others: int
+    """Engines that were there beside it."""
+
+    def is_of(self, device: str) -> bool:
+        """Whether what was predicted for this device was too much."""
+        return device in self.takes and device.startswith(_GPU) == (self.device == "GPU")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from app.fleet.states import Failure, Limits, Record
 
@@ -18,6 +19,10 @@ class Fault:
     """False for a bad flag or a broken file, which only an edit or an admin can mend."""
     most: int | None = None
     """So many faults are too many, where that is fewer than the budget of restarts."""
+    stalled: bool = False
+    """Whether it ran, and did nothing."""
+    ran_out: Literal["GPU", "host"] | None = None
+    """Whose memory was used up while it loaded, if that was it."""
 
 
 def after_fault(record: Record, fault: Fault, limits: Limits, *, now_s: float) -> Record:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from app.engines.base import RunSpec, WeightsId
 from app.errors import AirLabError
 from app.fleet.fit import Fitted
-from app.fleet.memory import Booking, Budget, Reading
+from app.fleet.memory import Booking, Budget, Cramped, Reading
 from app.fleet.spec import ModelSpec
 from app.weights.gguf import GgufFacts
 
@@ -42,6 +42,7 @@ class Why(StrEnum):
     UNLOADED = "it was unloaded"
     IDLE = "it was idle"
     EVICTED = "another model needs its place"
+    CRAMPED = "another model ran out of memory when it was started"
     SHUTDOWN = "the service is shutting down"
     FAULT = "it failed"
 
@@ -96,6 +97,10 @@ class InstanceFacts:
     """Processor threads that it keeps busy, at most."""
     booking: Booking | None = None
     """Its memory; None where it was started without a look at memory."""
+    since_s: float = 0.0
+    """When it came into its state."""
+    keep_alive_s: float | None = None
+    """What the last request that spoke of it set in place of the manifest's idle_timeout; infinite to keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,8 @@ class WaiterFacts:
     deadline_s: float
     takes_slot: bool
     """False for one who only wants the model loaded."""
+    evicts: bool = True
+    """False for one who is to take nothing away from anybody: refused where that would be needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +158,8 @@ class Record:
     cooling_until_s: float | None = None
     failure: Failure | None = None
     last_fault: str = ""
+    cramped: Cramped | None = None
+    """Until an edit, or a load by hand, the model starts smaller than that."""
 
 
 @dataclass(frozen=True, slots=True)

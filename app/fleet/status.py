@@ -51,6 +51,8 @@ def status_of(instances: Sequence[Instance], record: Record, *, slots: int, wait
         staying = (i for i in reversed(instances) if i.state not in ON_ITS_WAY_OUT)
         shown = next(staying, instances[-1])
         why = f"leaving: {shown.why}" if shown.why else None
+        if why is None and shown.fitted is not None and shown.fitted.shrunk:
+            why = shown.fitted.warning
         status = ModelStatus(
             *(shown.state, shown.since_s, shown.pid, shown.slots, shown.leases, waiting, why),
             context_length=shown.spec.run.context_length,

@@ -23,7 +23,9 @@ def _references(manifest: Manifest, positions: Positions) -> list[Problem]:
     """Names that have to be keys of ``models``."""
     names: list[tuple[Path, str | None]] = [(("default_model",), manifest.default_model)]
     names += [(("profiles", key, "default_model"), profile.default_model) for key, profile in manifest.profiles.items()]
-    names += [(("models", key, "base_model"), model.base_model) for key, model in manifest.models.items()]
+    for key, model in manifest.models.items():
+        names.append((("models", key, "base_model"), model.base_model))
+        names += [(("models", key, "not_with", index), other) for index, other in enumerate(model.not_with)]
     return [
         _no_such_model(path, name, manifest, positions)
         for path, name in names

@@ -355,6 +355,8 @@ class ModelSection(Tuning):
     """Load it when AirLab starts."""
     pin: bool = False
     """Never unload it to make room for another model."""
+    not_with: Annotated[list[ModelKey], Field(max_length=64)] = []
+    """Models that are never loaded while this one is, and the other way round: whoever is wanted sends them away."""
 
 
 class FinetunedSection(Section):

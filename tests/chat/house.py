@@ -99,7 +99,7 @@ class ScriptedFleet:
         self.ended.set()
         return self
 
-    def give_back(self, _: object) -> None:
+    def give_back(self, _: object, **more: object) -> None:
         self.held -= 1
 
 

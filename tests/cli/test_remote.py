@@ -35,6 +35,19 @@ def test_models_are_shown_loaded_and_unloaded(make_lab: MakeLab, call: Call) -> 
         assert unknown.stderr.startswith("airlab: ")
 
 
+def test_load_beside_and_for_a_time(make_lab: MakeLab, call: Call) -> None:
+    lab = make_lab(models={"small": {}, "other": {}})
+    with lab.serve() as service:
+        port = {"AIRLAB_PORT": service.url.rpartition(":")[2]}
+        assert call(lab, "load", "small", "--keep-alive", "2h", **port).returncode == 0
+        beside = call(lab, "load", "other", "--beside", **port)
+        wrong = call(lab, "load", "other", "--keep-alive", "soon", **port)
+
+    assert beside.returncode == wrong.returncode == 1
+    assert "other cannot be loaded beside what is loaded: every place is taken" in beside.stderr
+    assert "keep_alive" in wrong.stderr
+
+
 def test_url_and_key_of_another_airlab(make_lab: MakeLab, call: Call) -> None:
     lab = make_lab(environment=KEYS)
     with lab.serve(key=ADMIN_KEY) as service:

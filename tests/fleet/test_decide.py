@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -267,9 +268,91 @@ def test_two_who_wait_for_one_coming_place_evict_for_the_second() -> None:
     assert deeds(state) == [Drain(2, Why.EVICTED)]
 
 
-def test_waiter_of_the_evicted_model_joins_the_queue_behind_the_one_it_left_for() -> None:
+def test_waiter_of_the_loaded_model_is_served_before_it_goes() -> None:
+    """A B A runs as A A B: loading costs more than a place in the line."""
     state = fleet(instance(1, "a"), waiters=[waiter(1, "b"), waiter(2, "a")])
+    assert deeds(state) == [Grant(2, 1)]
+
+
+def test_those_who_came_in_time_are_served_together_however_long_the_loads_took() -> None:
+    """With loads longer than the bound of fairness, each load would else serve one request."""
+    waiters = [waiter(1, "b", since_s=LONG_AGO_S), waiter(2, "a", since_s=LONG_AGO_S + 1)]
+    state = fleet(instance(1, "a", leases=1), waiters=waiters)
+    assert deeds(state) == []
+    assert deeds(replace(state, waiters=tuple(waiters[:1]))) == [Drain(1, Why.EVICTED)]
+
+
+def test_waiter_who_came_after_the_patience_of_another_had_ended_comes_after_them() -> None:
+    """The starvation bound: a stream of requests for the loaded model keeps nobody out."""
+    late_s = LONG_AGO_S + LIMITS.fairness_s
+    state = fleet(instance(1, "a"), waiters=[waiter(1, "b", since_s=LONG_AGO_S), waiter(2, "a", since_s=late_s)])
     assert deeds(state) == [Drain(1, Why.EVICTED)]
+
+
+@pytest.mark.parametrize(
+    ("keep_alive_s", "idle_s", "leaves"),
+    [(None, 100, False), (60.0, 59, False), (60.0, 61, True), (0.0, 0, True), (math.inf, 1e6, False)],
+)
+def test_request_says_how_long_its_model_stays(keep_alive_s: float | None, idle_s: float, leaves: bool) -> None:
+    state = fleet(instance(1, "a", last_used_s=NOW_S - idle_s, keep_alive_s=keep_alive_s))
+    assert deeds(state) == ([Drain(1, Why.IDLE)] if leaves else [])
+
+
+def rivals(*, pin: bool = False) -> dict[str, ModelSpec]:
+    """a says that it may not run with b; c may run with both."""
+    return {"a": model_spec("a", not_with=["b"], pin=pin), "b": model_spec("b"), "c": model_spec("c")}
+
+
+@pytest.mark.parametrize(("loaded", "wanted"), [("a", "b"), ("b", "a")])
+def test_models_that_may_not_run_together_take_turns_though_there_is_a_place(loaded: str, wanted: str) -> None:
+    """Whichever of the two says so; the second starts when the first is verified gone."""
+    state = fleet(instance(1, loaded), waiters=[waiter(1, wanted)], models=rivals(), max_loaded=3)
+    assert deeds(state) == [Drain(1, Why.EVICTED)]
+    assert deeds(replace(state, instances=(instance(1, loaded, State.STOPPING),))) == []
+    assert deeds(replace(state, instances=())) == [Start(wanted)]
+    assert deeds(replace(state, waiters=(waiter(1, "c"),))) == [Start("c")]
+
+
+def test_rival_of_one_who_came_first_does_not_start_beside_it() -> None:
+    state = fleet(waiters=[waiter(1, "b"), waiter(2, "a"), waiter(3, "c")], models=rivals(), max_loaded=3)
+    assert deeds(state) == [Start("b"), Start("c")]
+
+
+def test_wish_sends_no_rival_away() -> None:
+    state = fleet(instance(1, "a"), desired=frozenset("bc"), models=rivals(), max_loaded=3)
+    assert deeds(state) == [Start("c")]
+    assert deeds(fleet(desired=frozenset("abc"), models=rivals(), max_loaded=3)) == [Start("a"), Start("c")]
+
+
+def test_edit_that_makes_rivals_sends_the_less_used_one_away() -> None:
+    both = instance(1, "a", last_used_s=LONG_AGO_S), instance(2, "b"), instance(3, "c")
+    busy = replace(both[1], leases=1)
+    assert deeds(fleet(both[0], busy, both[2], models=rivals(), max_loaded=3)) == [Drain(1, Why.EVICTED)]
+
+
+def test_pinned_rival_is_a_reason_to_refuse() -> None:
+    state = fleet(instance(1, "a"), waiters=[waiter(1, "b")], models=rivals(pin=True), max_loaded=3)
+    (refuse,) = deeds(state)
+    assert isinstance(refuse, Refuse)
+    assert refuse.error.message == "no place for b: a is pinned, and b may not run with it"
+
+
+def test_request_keeps_a_model_beyond_the_manifests_idle_timeout() -> None:
+    state = fleet(instance(1, "a", keep_alive_s=math.inf), models={"a": model_spec("a", idle_timeout=60)})
+    assert deeds(state) == []
+
+
+def test_pinned_model_is_not_a_requests_to_unload() -> None:
+    state = fleet(instance(1, "a", keep_alive_s=0.0), models={"a": model_spec("a", pin=True)})
+    assert deeds(state) == []
+
+
+def test_one_who_wants_it_beside_the_others_evicts_nobody() -> None:
+    state = fleet(instance(1, "a"), waiters=[waiter(1, "b", takes_slot=False, evicts=False)])
+    (refuse,) = deeds(state)
+    assert isinstance(refuse, Refuse)
+    assert refuse.error.message == "b cannot be loaded beside what is loaded: every place is taken"
+    assert deeds(replace(state, max_loaded=2)) == [Start("b")]
 
 
 # draining

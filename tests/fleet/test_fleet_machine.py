@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 from dataclasses import replace
@@ -17,8 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from app.engines.base import WeightsId
 from app.errors import AirLabError, UnavailableError
 from app.fleet.estimate import RAM
+from app.fleet.evict import rivals_in
 from app.fleet.fleet import Fleet
 from app.fleet.instance import Instance
+from app.fleet.lease import Waiting
 from app.fleet.meter import Memory
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State, Why
@@ -36,9 +39,11 @@ MANNERS = st.builds(
     survives_stops=st.sampled_from([0, 0, 0, 1]),
     refused=st.sampled_from([None, None, None, "no such binary"]),
     exit_code=st.sampled_from([None, None, None, 1, -9]),
+    last_lines=st.sampled_from([(), ("alloc_buffer: failed to allocate buffer",)]),
 )
 HELD_S = st.sampled_from([0.0, 0.1, 3.0, 40.0])
 WAIT_S = st.sampled_from([0.0, 1.0, 15.0, DAY_S])
+KEEP_ALIVE_S = st.sampled_from([None, None, 0.0, 5.0, math.inf])
 PAUSE_S = st.sampled_from([0.0, 0.01, 0.4, 2.1, 12.0, 70.0, 400.0])
 SIZES_MIB = st.sampled_from([100, 300, 600, 2000])
 """Of 1000: several small ones fit together, two large ones do not, the last one never does."""
@@ -49,8 +54,9 @@ HOW = st.tuples(
     st.booleans(),
     SIZES_MIB,
     st.sampled_from([False, False, False, True]),
+    st.sampled_from(["", "", "a", "b"]),
 )
-How = tuple[str, int, float | None, bool, int, bool]
+How = tuple[str, int, float | None, bool, int, bool, str]
 TOTAL_BYTES = 1000 * MIB
 ALL_MODELS = st.fixed_dictionaries(dict.fromkeys("abc", HOW))
 MODELS = ALL_MODELS | st.dictionaries(KEYS, HOW)
@@ -77,13 +83,13 @@ class FleetMachine(RuleBasedStateMachine):
 
     # What callers do.
 
-    @rule(key=KEYS, held_s=HELD_S, wait_s=WAIT_S)
-    def ask(self, key: str, held_s: float, wait_s: float) -> None:
-        self._call(self._use(key, held_s, wait_s))
+    @rule(key=KEYS, held_s=HELD_S, wait_s=WAIT_S, keep_alive_s=KEEP_ALIVE_S)
+    def ask(self, key: str, held_s: float, wait_s: float, keep_alive_s: float | None) -> None:
+        self._call(self._use(key, held_s, wait_s, keep_alive_s))
 
-    @rule(key=KEYS)
-    def load(self, key: str) -> None:
-        self._call(self.fleet.load(key))
+    @rule(key=KEYS, beside=st.booleans(), keep_alive_s=KEEP_ALIVE_S)
+    def load(self, key: str, beside: bool, keep_alive_s: float | None) -> None:
+        self._call(self.fleet.load(key, beside=beside, keep_alive_s=keep_alive_s))
 
     @rule(key=KEYS)
     def unload(self, key: str) -> None:
@@ -137,6 +143,9 @@ class FleetMachine(RuleBasedStateMachine):
         assert len(instances) <= self.max_loaded
         assert len(self.engine.alive()) <= self.max_loaded
         assert len({instance.spec.key for instance in current}) == len(current), "two of one model are current"
+        for instance in current:
+            rivals = rivals_in(self.fleet._models).get(instance.spec.key, frozenset())
+            assert not rivals & {other.spec.key for other in current}, "two run that may not run together"
         for instance in instances:
             assert 0 <= instance.leases <= instance.slots
             self._is_stopped_for_a_cause(instance)
@@ -178,8 +187,9 @@ class FleetMachine(RuleBasedStateMachine):
             await asyncio.wait(self.callers, timeout=2 * DAY_S)
         assert await self.fleet.shut_down(drain_s=20)
 
-    async def _use(self, key: str, held_s: float, wait_s: float) -> None:
-        async with self.fleet.lease(key, deadline_s=time.monotonic() + wait_s) as lease:
+    async def _use(self, key: str, held_s: float, wait_s: float, keep_alive_s: float | None) -> None:
+        deadline_s = time.monotonic() + wait_s
+        async with self.fleet.lease(key, deadline_s=deadline_s, waiting=_told, keep_alive_s=keep_alive_s) as lease:
             assert lease.spec.key == key
             await asyncio.sleep(held_s)
 
@@ -189,7 +199,11 @@ class FleetMachine(RuleBasedStateMachine):
                 await asking  # type: ignore[misc] # a coroutine
             except AirLabError as exc:
                 stuck = any(i.state is State.STUCK for i in self.fleet._instances.values())
-                unloaded = "was unloaded before it was ready" in exc.message or "pinned" in exc.message
+                unloaded = (
+                    "cannot be loaded beside" in exc.message
+                    or "was unloaded before it was ready" in exc.message
+                    or "pinned" in exc.message
+                )
                 stuck = stuck or "cannot be stopped" in exc.message
                 if type(exc) is UnavailableError and not stuck and not unloaded:
                     raise AssertionError("there was a place, or one to be made") from exc
@@ -204,10 +218,10 @@ class FleetMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _spec(key: str, how: How) -> ModelSpec:
-        file, slots, idle_timeout, preload, mib, pin = how
+        file, slots, idle_timeout, preload, mib, pin, rival = how
         weights = WeightsId(Path(f"/models/{key}-{file}.gguf"), mib * MIB, 1)
         run = run_spec(slots=slots, weights=weights, gpu_layers=0)
-        spec = model_spec(key, run, idle_timeout=idle_timeout, preload=preload, pin=pin)
+        spec = model_spec(key, run, idle_timeout=idle_timeout, preload=preload, pin=pin, not_with=[*rival])
         return replace(spec, weights_bytes=mib * MIB)
 
     def _took(self, key: str) -> int:
@@ -219,6 +233,11 @@ class FleetMachine(RuleBasedStateMachine):
         """A busy engine is stopped after a fault of its own only; for everything else it drains first."""
         if instance.state is State.STOPPING and instance.leases:
             assert instance.why is Why.FAULT
+
+
+def _told(waiting: Waiting) -> None:
+    assert waiting.ahead >= 0
+    assert waiting.eta_s is None or 0 <= waiting.eta_s < math.inf
 
 
 STEPS = int(os.environ.get("AIRLAB_FUZZ_FLEET_STEPS", "2000"))

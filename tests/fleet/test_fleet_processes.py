@@ -17,11 +17,18 @@ import pytest
 
 from app.engines.base import WeightsId
 from app.engines.native import NativeEngine
-from app.errors import AirLabError, DrainingError, ModelFailedError, UpstreamError, WaitTimeoutError
-from app.fleet.facts import ModelBroke
+from app.errors import (
+    AirLabError,
+    DrainingError,
+    ModelFailedError,
+    UpstreamError,
+    UpstreamStalledError,
+    WaitTimeoutError,
+)
+from app.fleet.facts import ModelBroke, ModelLeaving
 from app.fleet.fleet import Fleet
 from app.fleet.spec import ModelSpec
-from app.fleet.states import Limits, State
+from app.fleet.states import Limits, State, Why
 from app.fleet.upstream import Upstream
 from app.journal import Fact, Journal
 from tests.fakes import model_spec, run_spec
@@ -137,7 +144,7 @@ async def test_two_models_take_turns_in_one_place(made: Made) -> None:
     assert len(list(home.run_dir.glob("*.sock"))) == 1
 
 
-async def test_load_that_moves_outlives_the_stall_limit(made: Made, folder: Path) -> None:
+async def test_fault_098_load_that_moves_outlives_the_stall_limit(made: Made, folder: Path) -> None:
     """Waits for a load measure progress, not time."""
     home = made()
     gate = folder / "loaded"
@@ -152,7 +159,7 @@ async def test_load_that_moves_outlives_the_stall_limit(made: Made, folder: Path
     assert starts_of(home.model("a")) == 1
 
 
-async def test_silent_load_is_given_up_and_tried_again(made: Made) -> None:
+async def test_fault_098_silent_load_is_given_up_and_tried_again(made: Made) -> None:
     home = made()
     write_fault(home.model("a"), starts=[{"load_forever": True}, {}])
     home.want("a")
@@ -162,7 +169,7 @@ async def test_silent_load_is_given_up_and_tried_again(made: Made) -> None:
     assert "nothing moved" in broke.message
 
 
-async def test_exit_at_the_start_is_a_failure_with_the_last_lines_and_no_second_try(made: Made) -> None:
+async def test_fault_096_exit_at_the_start_is_a_failure_with_the_last_lines_and_no_second_try(made: Made) -> None:
     home = made()
     write_fault(home.model("a"), exit_code=1, exit_message="error: invalid argument: --wrong")
     home.want("a")
@@ -196,7 +203,7 @@ async def test_crash_between_requests_is_followed_by_a_fresh_engine(made: Made) 
     assert pid_of(home) != first
 
 
-async def test_crash_in_a_stream_breaks_it_off_for_its_reader(made: Made) -> None:
+async def test_fault_100_crash_in_a_stream_breaks_it_off_for_its_reader(made: Made) -> None:
     """Half an answer must not pass for a whole one."""
     home = made()
     write_fault(home.model("a"), starts=[{"die_after_tokens": 3}, {}])
@@ -207,20 +214,20 @@ async def test_crash_in_a_stream_breaks_it_off_for_its_reader(made: Made) -> Non
     assert b"[DONE]" in await say_hello(home)
 
 
-async def test_hung_engine_is_replaced_though_its_health_is_green(made: Made) -> None:
+async def test_fault_099_hung_engine_is_replaced_though_its_health_is_green(made: Made) -> None:
     home = made()
     write_fault(home.model("a"), starts=[{"health_ok_but_hung": True, "ignore_sigterm": True}, {}])
     home.want("a")
-    with pytest.raises(UpstreamError, match="sent nothing"):
+    with pytest.raises(UpstreamStalledError, match="sent nothing"):
         await say_hello(home)
     assert b"[DONE]" in await say_hello(home)
 
 
-async def test_stream_that_stalls_is_broken_off(made: Made) -> None:
+async def test_fault_099_stream_that_stalls_is_broken_off(made: Made) -> None:
     home = made()
     write_fault(home.model("a"), starts=[{"stall_after_tokens": 2}, {}])
     home.want("a")
-    with pytest.raises(UpstreamError, match="sent nothing"):
+    with pytest.raises(UpstreamStalledError, match="sent nothing"):
         await say_hello(home)
 
 
@@ -288,7 +295,7 @@ async def test_caller_who_leaves_while_it_loads_does_not_end_the_load(made: Made
     assert starts_of(home.model("a")) == 1
 
 
-async def test_shutdown_breaks_off_open_streams_with_its_reason(made: Made) -> None:
+async def test_fault_113_shutdown_breaks_off_open_streams_with_its_reason(made: Made) -> None:
     """llama-server would ignore SIGTERM for as long as they are open."""
     home = made(Limits())
     write_fault(home.model("a"), stall_after_tokens=1)
@@ -339,3 +346,31 @@ async def test_upstream_says_that_nobody_listens(folder: Path) -> None:
         assert upstream.awaited == 0
     finally:
         await upstream.close(UpstreamError("over"))
+
+
+NO_MEMORY = {
+    "exit_code": 1,
+    "exit_at": "load",
+    "exit_message": "alloc_buffer: failed to allocate buffer of size 97517568",
+}
+
+
+async def test_fault_107_start_without_memory_is_tried_once_more_when_an_idle_model_has_gone(made: Made) -> None:
+    home = made()
+    write_fault(home.model("a"), starts=[NO_MEMORY, {}])
+    home.want("a", "b", "c", max_loaded=3)
+    await say_hello(home, "b")
+    await say_hello(home, "c")
+    assert b"[DONE]" in await say_hello(home, "a")
+    left = [fact for fact in home.facts if isinstance(fact, ModelLeaving)]
+    assert [(fact.model, fact.why) for fact in left] == [("b", Why.CRAMPED)]
+    assert home.fleet.status()["c"].state is State.READY
+
+
+async def test_fault_107_start_without_memory_fails_after_the_second_try_and_says_why(made: Made) -> None:
+    home = made()
+    write_fault(home.model("a"), **NO_MEMORY)
+    home.want("a")
+    with pytest.raises(ModelFailedError, match=r"2 times.*ran out of the host's memory.*failed to allocate buffer"):
+        await say_hello(home)
+    assert starts_of(home.model("a")) == 2

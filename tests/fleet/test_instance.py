@@ -41,11 +41,33 @@ def test_answering_health_is_no_progress(now: tuple[float, ...], seconds: float)
 
 
 def test_exit_code_while_it_loaded_is_a_verdict() -> None:
-    fault = _fault_of_exit(Exit(1, ("loading", "", "out of memory")), loading=True)
+    fault = _fault_of_exit(Exit(1, ("loading", "", "it is Monday")), loading=True)
     assert fault.is_verdict
     assert fault.can_pass
     ended = "llama-server ended with exit code 1 while it loaded"
-    assert fault.message == f"{ended}; its last lines: loading | out of memory"
+    assert fault.message == f"{ended}; its last lines: loading | it is Monday"
+
+
+@pytest.mark.parametrize(
+    ("line", "device"),
+    [
+        ("ggml_backend_cuda_buffer_type_alloc_buffer: allocating 90 MiB on device 0: cudaMalloc failed", "GPU"),
+        ("alloc_tensor_range: failed to allocate CUDA0 buffer of size 97517568", "GPU"),
+        ("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 97517568", "host"),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", "host"),
+    ],
+)
+@pytest.mark.parametrize("code", [1, -6])
+def test_memory_that_is_short_at_the_start_is_tried_once_more(line: str, device: str, code: int) -> None:
+    fault = _fault_of_exit(Exit(code, (line, "exiting")), loading=True)
+    assert (fault.ran_out, fault.most, fault.is_verdict) == (device, 2, False)
+    assert f"ran out of the {device}'s memory while it loaded" in fault.message
+
+
+def test_fault_107_kill_for_want_of_memory_at_the_start_is_told_from_one_while_it_served() -> None:
+    killed = Exit(-9, (), out_of_memory=True)
+    assert _fault_of_exit(killed, loading=True).ran_out == "host"
+    assert _fault_of_exit(killed, loading=False).ran_out is None
 
 
 @pytest.mark.parametrize(("code", "loading"), [(-9, True), (-11, False), (0, False), (1, False)])

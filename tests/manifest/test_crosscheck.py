@@ -14,7 +14,7 @@ profiles:
   generic: {default_model: qwen3-8b}
 models:
   qwen3-8b: {filename: qwen3-8b.gguf, aliases: [gpt-4o-mini]}
-  smollm2: {filename: smollm2.gguf, base_model: qwen3-8b}
+  smollm2: {filename: smollm2.gguf, base_model: qwen3-8b, not_with: [qwen3-8b]}
 """
 
 
@@ -40,6 +40,7 @@ def test_names_that_agree_are_no_problem() -> None:
         ("default_model: qwen3-8b\np", "default_model: qwen-8b\np", 2, 16),
         ("generic: {default_model: qwen3-8b}", "generic: {default_model: qwen-8b}", 4, 28),
         ("base_model: qwen3-8b", "base_model: qwen-8b", 7, 49),
+        ("not_with: [qwen3-8b]", "not_with: [qwen-8b]", 7, 70),
     ],
 )
 def test_fault_015_a_reference_to_no_model_names_the_nearest(right: str, wrong: str, line: int, column: int) -> None:

@@ -22,7 +22,7 @@ def background() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def test_killed_service_leaves_no_engine(make_lab: MakeLab, engine_kind: str) -> None:
+def test_fault_103_killed_service_leaves_no_engine(make_lab: MakeLab, engine_kind: str) -> None:
     """kill -9 gives AirLab no chance to tidy up: the kernel must."""
     lab = make_lab(engine_kind, models={"small": {"context_length": 4096}})
 
@@ -35,7 +35,7 @@ def test_killed_service_leaves_no_engine(make_lab: MakeLab, engine_kind: str) ->
         wait_until(lambda: not engine.alive, "the engine is gone", bound_s=2)
 
 
-def test_service_killed_while_a_model_loads_leaves_no_engine(make_lab: MakeLab) -> None:
+def test_fault_103_service_killed_while_a_model_loads_leaves_no_engine(make_lab: MakeLab) -> None:
     lab = make_lab(models={"small": {"preload": True}})
     lab.fault("small", load_forever=True)
 
@@ -59,7 +59,7 @@ def test_successor_of_a_killed_service_clears_its_sockets_and_serves(make_lab: M
         assert service.chat().status_code == 200
 
 
-def test_engine_killed_in_a_stream_ends_it_with_an_error_and_the_next_request_gets_a_fresh_one(
+def test_fault_100_engine_killed_in_a_stream_ends_it_with_an_error_and_the_next_request_gets_a_fresh_one(
     make_lab: MakeLab, engine_kind: str
 ) -> None:
     lab = make_lab(engine_kind, models={"small": {"context_length": 4096}})
@@ -75,6 +75,7 @@ def test_engine_killed_in_a_stream_ends_it_with_an_error_and_the_next_request_ge
         assert "[DONE]" not in events
         error = json.loads(events[-1])["error"]
         assert (error["type"], error["code"]) == ("server_error", "upstream_error")
+        assert "killed by signal 9 while it served; its last lines: " in error["message"]
         assert service.chat().status_code == 200
         assert service.engine().pid != dead.pid
 

@@ -38,7 +38,7 @@ def begin_to_stop(service: Service) -> None:
     wait_until(lambda: service.http.get("/health").status_code == 503, "health says that it stops")
 
 
-def test_open_streams_are_finished_before_the_end(make_lab: MakeLab) -> None:
+def test_fault_113_open_streams_are_finished_before_the_end(make_lab: MakeLab) -> None:
     lab = make_lab(profile={"parallel": 3})
     with streaming(lab, 3) as (service, ends):
         begin_to_stop(service)
@@ -49,7 +49,7 @@ def test_open_streams_are_finished_before_the_end(make_lab: MakeLab) -> None:
         assert service.wait() == 0
 
 
-def test_second_signal_ends_open_streams_with_an_error_and_without_done(make_lab: MakeLab) -> None:
+def test_fault_113_second_signal_ends_open_streams_with_an_error_and_without_done(make_lab: MakeLab) -> None:
     lab = make_lab(profile={"parallel": 3})
     with streaming(lab, 3) as (service, ends):
         begin_to_stop(service)

@@ -158,6 +158,8 @@ class Lab:
     environment: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     """Models whose files are not laid."""
+    program: str = "app"
+    """The module that is run: AirLab, or AirLab with something changed."""
 
     def __post_init__(self) -> None:
         """Lay it."""
@@ -234,7 +236,7 @@ class Lab:
         with ExitStack() as stack:
             log = stack.enter_context(log_file.open("w"))
             process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve"],
+                [sys.executable, "-m", self.program, "serve"],
                 cwd=ROOT,
                 env=self.full_environment,
                 stdin=subprocess.DEVNULL,

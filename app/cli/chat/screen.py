@@ -87,8 +87,9 @@ class TurnScreen:
                     self._say("thinking")
                 self._thought += text
                 self.reasoning += text
-            case Waiting(model=model, state=state, ahead=ahead):
+            case Waiting(model=model, state=state, ahead=ahead, eta_s=eta_s):
                 queued = f", {ahead} before you" if ahead else ""
+                queued += f", about {format_duration(eta_s)}" if eta_s else ""
                 self._say(f"{one_line(model, 40)} is {one_line(state, 20)}{queued}")
             case TurnOpened():
                 self._begin_again()
