@@ -18,8 +18,8 @@ from app.api.kinds import require_kind
 from app.api.wire import Receive, Scope, Send
 from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
-from app.fleet.decide import cannot_start
 from app.fleet.lease import Lease, Waiting, with_lease
+from app.fleet.refusals import cannot_start
 from app.manifest.schema import Kind
 from app.service import Service
 

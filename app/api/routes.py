@@ -33,7 +33,7 @@ from app.api.manifest import manifest, reload_manifest
 from app.api.metrics import metrics
 from app.api.tools import call_tool, tools
 from app.errors import BadRequestError
-from app.fleet.decide import cannot_start
+from app.fleet.refusals import cannot_start
 from app.service import Service
 from app.units import format_duration
 

@@ -24,7 +24,7 @@ from app.chat.model import Sampling
 from app.chat.toolmode import Choice, read_choice
 from app.chat.turn import TurnRequest
 from app.errors import BadRequestError, ModelNotFoundError
-from app.fleet.decide import cannot_start
+from app.fleet.refusals import cannot_start
 from app.live.snapshot import Snapshot
 from app.manifest.schema import DefaultsSection
 from app.service import Service

@@ -28,7 +28,7 @@ from app.devices.holders import lock_holder, port_holder
 from app.devices.memory import read_vram
 from app.devices.sandbox import probe_kernel
 from app.errors import SettingsError
-from app.fleet.decide import cannot_start
+from app.fleet.refusals import cannot_start
 from app.service import reached_at, require_keys_for
 from app.units import GIB, format_bytes
 from app.weights.look import models_dir

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from app.cli.main import DONE
 from app.engines.native import NativeEngine
-from app.fleet.decide import cannot_start
+from app.fleet.refusals import cannot_start
 from app.live.guards import builtin_tools
 from app.live.inputs import first_snapshot, probe
 from app.live.snapshot import Snapshot

@@ -19,9 +19,9 @@ from app.engines.native import NativeEngine
 from app.errors import AirLabError, EngineError
 from app.fleet.admit import fit_on_empty_host
 from app.fleet.corrections import ratios_of, read_corrections
-from app.fleet.decide import cannot_start
 from app.fleet.fit import Shortfall
 from app.fleet.memory import Budget
+from app.fleet.refusals import cannot_start
 from app.fleet.report import arithmetic_lines
 from app.fleet.spec import ModelSpec, with_fit
 from app.fleet.states import MemoryState

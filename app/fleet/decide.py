@@ -4,29 +4,25 @@ Pure: facts in, actions out; no clock, no process, no socket. ``fleet.py`` carri
 there are none. Waiters of one model are served in order of arrival, and models in the order of those who waited for
 them first: A B C A B C runs as A A B B C C. One who waits for a place, or for memory, is overtaken only by those who
 came before their patience ended (``Limits.fairness_s``). Whether a model fits is asked of ``admit.py``, who goes for it
-of ``evict.py``.
+of ``evict.py``, why one is not even tried of ``refusals.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 
 from app.errors import (
     AirLabError,
     DoesNotFitError,
     DrainingError,
-    ModelCoolingError,
-    ModelFailedError,
     ModelNotFoundError,
     UnavailableError,
     WaitTimeoutError,
-    WeightsBrokenError,
-    WeightsMissingError,
 )
 from app.fleet.admit import Admission
 from app.fleet.evict import fewest, idle_timeout_s, in_order, rivals_in
 from app.fleet.fit import Fitted, Shortfall
+from app.fleet.refusals import cannot_start, nobody_can_go, still_down
 from app.fleet.spec import ModelSpec
 from app.fleet.states import (
     ON_ITS_WAY_OUT,
@@ -188,18 +184,7 @@ class _Decision:
             return None
         if (error := cannot_start(spec)) is not None:
             return error
-        return self._still_down(key, self._fleet.records.get(key, Record()))
-
-    def _still_down(self, key: str, record: Record) -> AirLabError | None:
-        """Why a start must not be tried now, if so."""
-        failure, limits = record.failure, self._limits
-        if failure is not None and not (failure.can_pass and self._now_s >= failure.at_s + limits.failed_rest_s):
-            return ModelFailedError(f"{key} does not start: {failure.message}")
-        rest_s = (record.cooling_until_s or self._now_s) - self._now_s
-        if rest_s > limits.cooling_worth_waiting_s:
-            message = f"{key} failed and is given a pause of {rest_s:.0f} s: {record.last_fault}"
-            return ModelCoolingError(message, retry_after_s=rest_s)
-        return None
+        return still_down(key, self._fleet.records.get(key, Record()), self._limits, now_s=self._now_s)
 
     def _booked(self, key: str) -> bool:
         """False while an instance that failed is on its way out: its fault is known only when it is gone."""
@@ -355,32 +340,7 @@ class _Decision:
         stuck = [i.key for i in in_the_way if i.state is State.STUCK]
         pinned = [i.key for i in ready if i in in_the_way and self._fleet.models[i.key].section.pin]
         starts = any(isinstance(action, Start) for action in self.actions)
-        enough = len(stuck + pinned) if rivals else len(stuck + pinned) == len(self._fleet.instances) and not starts
-        if not stuck + pinned or not enough:
-            return
-        reasons = [f"the engine of {', '.join(stuck)} cannot be stopped"] if stuck else []
-        reasons += [f"{', '.join(pinned)} is pinned" if len(pinned) == 1 else f"{', '.join(pinned)} are pinned"] * bool(
-            pinned
-        )
-        because = f", and {waiter.key} may not run with it" if rivals else ""
-        error = UnavailableError(f"no place for {waiter.key}: {' and '.join(reasons)}{because}", retry_after_s=5)
-        self.actions.append(Refuse(waiter.id, error))
-
-
-def cannot_start(spec: ModelSpec, home: Path = Path()) -> WeightsBrokenError | WeightsMissingError | None:
-    """Why nothing need be tried with its files as they are; None where they can be started, by all that is known."""
-    if spec.problem is not None:
-        return WeightsBrokenError(f"the files of {spec.key} cannot be used: {spec.problem}")
-    return missing_weights(spec, home) if spec.run.weights is None and not spec.is_remote else None
-
-
-def missing_weights(spec: ModelSpec, home: Path = Path()) -> WeightsMissingError:
-    """The sentence for a model that is declared and not on disk; ``home`` is the manifest's folder."""
-    section = spec.section
-    if source := section.hf_repo or section.download_url:
-        return WeightsMissingError(
-            f"{spec.key} is in the manifest, but not on disk: `airlab models pull {spec.key}` downloads {source}, and "
-            "so does a switch to it"
-        )
-    path = home / (spec.expected_file or "models")
-    return WeightsMissingError(f"{spec.key} is in the manifest, but its file is not on disk: put it at {path}")
+        all_stay = len(stuck + pinned) == len(self._fleet.instances) and not starts
+        if stuck + pinned and (rivals or all_stay):
+            error = nobody_can_go(waiter.key, stuck, pinned, is_rival=bool(rivals))
+            self.actions.append(Refuse(waiter.id, error))
