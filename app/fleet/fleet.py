@@ -18,18 +18,18 @@ from typing import Any
 
 from app.engines.base import Engine
 from app.engines.command import as_written, launch_for, socket_name
-from app.errors import AirLabError, DrainingError, EngineError, QueueFullError, UnavailableError
+from app.errors import AirLabError, DrainingError, EngineError, UnavailableError
 from app.fleet import facts
 from app.fleet.decide import decide
-from app.fleet.eta import Paces
 from app.fleet.evict import idle_timeout_s
 from app.fleet.fit import Fitted
 from app.fleet.instance import BecameReady, Broke, Gone, Instance, Report, broken_by_stop
-from app.fleet.lease import Lease, Note, Waiter, Waiting
+from app.fleet.lease import Lease, Note, Waiter
 from app.fleet.ledger import MemoryLedger
 from app.fleet.logs import LastWords, LogLines
 from app.fleet.memory import Budget, Cramped
 from app.fleet.meter import Memory
+from app.fleet.queue import Queue
 from app.fleet.records import Fault, after_fault
 from app.fleet.remotes import Remote, Remotes
 from app.fleet.spec import ModelSpec, with_fit
@@ -80,7 +80,7 @@ class Fleet:
         self._max_loaded = 1
         self._instances: dict[int, Instance] = {}
         self._ready: dict[str, Instance] = {}
-        self._waiters: dict[int, Waiter] = {}
+        self._queue = Queue(self.limits)
         self._records: dict[str, Record] = {}
         self._desired: set[str] = set()
         self._last_words = LastWords()
@@ -88,7 +88,6 @@ class Fleet:
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at_s: float | None = None
-        self._paces = Paces(quiet_s=self.limits.quiet_s)
         self._ledger = MemoryLedger(memory, self._step)
 
     def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int | None, budget: Budget | None = None) -> None:
@@ -108,7 +107,7 @@ class Fleet:
             if spec.section.preload and not (before and before.section.preload):
                 self._desired.add(key)
         self._desired &= models.keys()
-        self._paces.keep(models)
+        self._queue.paces.keep(models)
         places = max_loaded or (_MOST_LOADED if self._ledger.is_read else 1)
         self._models, self._max_loaded = models, places
         self._ledger.want(models, budget or Budget())
@@ -179,9 +178,9 @@ class Fleet:
         Who waits for this model to be loaded is told so; else that wait would start it anew.
         """
         self._desired.discard(key)
-        for waiter in [w for w in self._waiters.values() if w.key == key and not w.takes_slot]:
+        for waiter_id in self._queue.loading(key):
             error = UnavailableError(f"{key} was unloaded before it was ready", retry_after_s=1)
-            self._carry_out(Refuse(waiter.id, error))
+            self._queue.refuse(waiter_id, error)
         instances = [i for i in self._instances.values() if i.spec.key == key]
         for instance in instances:
             if instance.state is State.READY:
@@ -246,7 +245,7 @@ class Fleet:
         instance = self._ready.get(key)
         if instance is None:
             return self._remotes.take_free(key)
-        if self._waiters or instance.leases >= instance.slots:
+        if self._queue or instance.leases >= instance.slots:
             return None
         instance.leases += 1
         instance.last_used_s = time.monotonic()
@@ -264,11 +263,11 @@ class Fleet:
         if keep_alive_s is not None:
             instance.keep_alive_s = keep_alive_s
         if held_s is not None:
-            self._paces.served(instance.spec.key, held_s)
+            self._queue.paces.served(instance.spec.key, held_s)
         if not instance.was_used:
             instance.was_used = True
             self._ledger.measure(instance)
-        if self._waiters or instance.state is State.DRAINING or self._idles_unwatched(instance):
+        if self._queue or instance.state is State.DRAINING or self._idles_unwatched(instance):
             self._step()
 
     async def wait_for(
@@ -277,13 +276,8 @@ class Fleet:
         """Stand in the queue. A caller that goes away leaves it; a slot granted meanwhile goes back."""
         if key in self._remotes:
             return await self._remotes.wait_for(key, deadline_s=deadline_s, takes_slot=takes_slot)
-        ahead = sum(1 for waiter in self._waiters.values() if waiter.key == key and waiter.takes_slot)
-        now_s = time.monotonic()
-        waiter = Waiter(next(self._numbers), key, now_s, deadline_s, takes_slot, note, evicts)
-        if takes_slot and ahead >= self.limits.queue:
-            retry_after_s = self._paces.come_back_s(self._facts(), waiter.facts, now_s=now_s)
-            raise QueueFullError(f"{ahead} requests wait for {key} already", retry_after_s=retry_after_s)
-        self._waiters[waiter.id] = waiter
+        waiter = Waiter(next(self._numbers), key, time.monotonic(), deadline_s, takes_slot, note, evicts)
+        self._queue.enter(waiter, self._facts)
         self._step()
         try:
             return await waiter.granted
@@ -292,7 +286,7 @@ class Fleet:
                 self.give_back(waiter.granted.result())
             raise
         finally:
-            if self._waiters.pop(waiter.id, None) is not None:
+            if self._queue.leave(waiter):
                 self._step()
 
     # Deciding and carrying out: synchronous from here on.
@@ -304,7 +298,7 @@ class Fleet:
             looks = [action.at_s for action in actions if isinstance(action, Look)]
             if len(looks) == len(actions):
                 self._look_at(min(looks, default=None))
-                self._tell_waiters()
+                self._queue.tell(self._facts, lambda key: self._status_of(key).state, now_s=time.monotonic())
                 return
             for action in actions:
                 self._carry_out(action)
@@ -316,7 +310,7 @@ class Fleet:
             instances=tuple(
                 replace(instance.facts, booking=self._ledger.booking(instance)) for instance in self._instances.values()
             ),
-            waiters=tuple(waiter.facts for waiter in self._waiters.values()),
+            waiters=self._queue.facts,
             records=self._records,
             desired=frozenset(self._desired),
             max_loaded=self._max_loaded,
@@ -329,7 +323,7 @@ class Fleet:
             case Start(key, fitted):
                 self._start(self._models[key], fitted)
             case Measure():
-                asked = {waiter.key for waiter in self._waiters.values()} | self._desired
+                asked = {waiter.key for waiter in self._queue.facts} | self._desired
                 self._ledger.read(self._instances.values(), [self._models[key] for key in asked if key in self._models])
             case Forgo(key, message):
                 self._desired.discard(key)
@@ -342,11 +336,12 @@ class Fleet:
             case Stop(number, why):
                 self._stop(self._instances[number], why)
             case Grant(waiter_id, number):
-                self._grant(self._waiters.pop(waiter_id), self._instances[number])
+                instance = self._instances[number]
+                if self._queue.grant(waiter_id, instance):
+                    instance.leases += 1
+                    instance.last_used_s = time.monotonic()
             case Refuse(waiter_id, error):
-                waiter = self._waiters.pop(waiter_id)
-                if not waiter.granted.done():
-                    waiter.granted.set_exception(error)
+                self._queue.refuse(waiter_id, error)
             case Look():
                 pass
 
@@ -373,14 +368,6 @@ class Fleet:
         if fitted is not None and fitted.warning is not None:
             self._journal.note(facts.MemoryIsTight(spec.key, fitted.warning))
         self._journal.note(facts.ModelStarting(spec.key, number))
-
-    def _grant(self, waiter: Waiter, instance: Instance) -> None:
-        if waiter.granted.done():
-            return  # it was cancelled in this very turn of the loop
-        if waiter.takes_slot:
-            instance.leases += 1
-            instance.last_used_s = time.monotonic()
-        waiter.granted.set_result(instance)
 
     def _drain(self, instance: Instance, why: Why) -> None:
         if why in _NO_LONGER_DESIRED:
@@ -412,7 +399,7 @@ class Fleet:
         match report:
             case BecameReady(took_s):
                 instance.last_used_s, instance.load_s = time.monotonic(), took_s
-                self._paces.loaded(key, took_s)
+                self._queue.paces.loaded(key, took_s)
                 self._set_state(instance, State.READY, None)
                 self._ledger.came()
                 self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid, instance.container))
@@ -460,24 +447,12 @@ class Fleet:
             delay_s = max(0.0, at_s - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._step)
 
-    def _tell_waiters(self) -> None:
-        if not self._waiters:
-            return
-        ahead: dict[str, int] = {}
-        fleet, now_s = self._facts(), time.monotonic()
-        for waiter in self._waiters.values():
-            before = ahead.get(waiter.key, 0)
-            ahead[waiter.key] = before + 1
-            waiting = Waiting(waiter.key, self._status_of(waiter.key).state, before)
-            if waiter.is_news(waiting):
-                waiter.tell(replace(waiting, eta_s=self._paces.eta_s(fleet, waiter.facts, now_s=now_s)))
-
     def _status_of(self, key: str) -> ModelStatus:
         return status_of(
             [instance for instance in self._instances.values() if instance.spec.key == key],
             self._records.get(key, Record()),
             slots=(self._models[key].run.slots or 0) if key in self._models else 0,
-            waiting=sum(waiter.key == key for waiter in self._waiters.values()),
+            waiting=self._queue.waiting_for(key),
             now_s=time.monotonic(),
         )
 

@@ -172,7 +172,7 @@ class FleetMachine(RuleBasedStateMachine):
             self._run(self._end())
             assert self.engine.alive() == []
             assert all(task.done() for task in self.callers), "somebody waits for ever"
-            assert not self.fleet._waiters
+            assert not self.fleet._queue
             # An exception that is none of ours shows here.
             for task in self.callers:
                 if not task.cancelled():
