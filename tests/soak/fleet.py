@@ -229,7 +229,7 @@ def _look_for_leaks(service: Service, report: Report) -> None:
         answer = service.http.get(f"/sessions/s{number}", params={"view": "tree"})
         if answer.status_code == 200:
             statuses.update(turn["status"] for turn in answer.json()["turns"])
-    if open_ := statuses.keys() - {"done", "failed", "cancelled"}:
+    if open_ := statuses.keys() - {"done", "failed", "cancelled", "interrupted"}:
         report.troubles.append(f"turns are left {sorted(open_)}: {dict(statuses)}")
     growth = report.rss_bytes[-1] - statistics.median(report.rss_bytes[1:2])
     if growth > MOST_GROWTH_BYTES:
