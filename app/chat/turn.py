@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec import structs, to_builtins
 
@@ -119,10 +122,10 @@ class Turn:
             answer, finish_reason = await self._rounds(*self._tools())
             await self._close(await self._opened(), answer, finish_reason)
         except asyncio.CancelledError:
-            await self._give_up("cancelled", "the client left")
+            await _to_its_end(self._give_up("cancelled", "the client left"))
             raise
         except Exception as exc:
-            await self._give_up("failed", str(exc))
+            await _to_its_end(self._give_up("failed", str(exc)))
             raise
 
     async def _opened(self) -> OpenTurn:
@@ -316,7 +319,7 @@ class Turn:
         """Mark the turn as what it is; a turn that was never opened needs no mark."""
         try:
             turn = await self._opened()
-            await asyncio.shield(self._parts.sessions.end_turn(turn.id, status, error))
+            await self._parts.sessions.end_turn(turn.id, status, error)
         except (BadRequestError, SessionNotFoundError):
             return  # it was never opened, and the client is told why
         except AirLabError as exc:
@@ -326,6 +329,14 @@ class Turn:
     def _tell_waiting(self, waiting: leases.Waiting) -> None:
         eta_s = None if waiting.eta_s is None else round(waiting.eta_s, 1)
         self._emit(events.Waiting(model=waiting.key, state=waiting.state, ahead=waiting.ahead, eta_s=eta_s))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do it wholly, however often whoever waits is cancelled meanwhile: a web server does so more than once."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
 
 
 def _same(call: ToolCall, other: ToolCall) -> bool:

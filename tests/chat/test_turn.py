@@ -230,6 +230,25 @@ async def test_leaving_at_any_moment_leaves_a_turn_that_is_whole_or_marked(build
     raise AssertionError("the turn never ended")
 
 
+async def test_leaving_is_marked_however_often_the_turn_is_cancelled(build: Build) -> None:
+    """Web servers cancel a request more than once, also while its turn is still being opened."""
+    for steps in range(30):
+        house = build([words("a")])
+        task = asyncio.create_task(_drain(house.turn(HI)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        finished = task.done()
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        await house.chat.drained(within_s=BOUND_S, hurried=asyncio.Event())
+
+        view = await house.sessions.view(KEY)
+        assert "open" not in [turn.status for turn in (view.turns if view else ())], steps
+        if finished:
+            return
+
+
 async def test_client_that_leaves_and_asks_again_at_once_gets_its_answer_and_one_turn(build: Build) -> None:
     """At whatever moment: what it left is still being ended then, or its answer is being stored."""
     for moment in range(200):
