@@ -25,10 +25,11 @@ from app.errors import EngineError
 
 _TETHER = Path(__file__).with_name("tether.py")
 _LOG_LINES, _LOG_LINE_BYTES = 200, 2048
+_PIECE_BYTES = 65_536
 _VERIFY_S = 5.0
 
 
-class LogTail(asyncio.Protocol):
+class LogTail:
     """The last lines that a child wrote, each cut at 2 KiB: a child cannot fill our memory."""
 
     def __init__(self) -> None:
@@ -43,20 +44,53 @@ class LogTail(asyncio.Protocol):
         self._rest = self._rest[:_LOG_LINE_BYTES]
         self.lines.extend(line[:_LOG_LINE_BYTES].decode(errors="replace").rstrip() for line in whole)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Keep a last line that has no end."""
+    def end(self) -> None:
+        """Keep a last line that has no end; nothing more will come."""
         if self._rest:
             self.lines.append(self._rest.decode(errors="replace"))
         if not self.ended.done():
             self.ended.set_result(None)
 
 
+class _LogPipe:
+    """Reads a pipe into a LogTail, and alone closes it.
+
+    Not a transport: uvloop closes the descriptor of one itself and then its file object, which by then may be another
+    thread's new descriptor of the same number.
+    """
+
+    def __init__(self, descriptor: int, tail: LogTail) -> None:
+        self._descriptor: int | None = descriptor
+        self._tail = tail
+        os.set_blocking(descriptor, False)
+        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def close(self) -> None:
+        """Read no more; doing it again does nothing."""
+        if self._descriptor is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = None
+        self._tail.end()
+
+    def _read(self) -> None:
+        if self._descriptor is None:
+            return
+        try:
+            data = os.read(self._descriptor, _PIECE_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            self._tail.data_received(data)
+        else:
+            self.close()
+
+
 class Child:
     """One running child process, alone in its process group."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, stdin_fd: int, tail: LogTail, pipe: asyncio.BaseTransport
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, stdin_fd: int, tail: LogTail, pipe: _LogPipe) -> None:
         """Use ``Child.spawn``."""
         self.pid = process.pid
         self.log = tail
@@ -128,9 +162,8 @@ class Child:
             raise EngineError(f"cannot start {argv[0]}: {exc.strerror or exc}") from exc
         os.close(stdin_read)
         os.close(log_write)
-        loop = asyncio.get_running_loop()
-        pipe, tail = await loop.connect_read_pipe(LogTail, os.fdopen(log_read, "rb", buffering=0))
-        return cls(process, stdin_write, tail, pipe)
+        tail = LogTail()
+        return cls(process, stdin_write, tail, _LogPipe(log_read, tail))
 
     async def _watch(self) -> int:
         code = await self._process.wait()
