@@ -1,10 +1,10 @@
 """Decides what the fleet does next: what to start, drain, stop, grant, refuse, and when to look again.
 
-Pure: facts in, actions out; no clock, no process, no socket. ``fleet.py`` carries the actions out and asks again until
-there are none. Waiters of one model are served in order of arrival, and models in the order of those who waited for
-them first: A B C A B C runs as A A B B C C. One who waits for a place, or for memory, is overtaken only by those who
-came before their patience ended (``Limits.fairness_s``). Whether a model fits is asked of ``admit.py``, who goes for it
-of ``evict.py``, why one is not even tried of ``refusals.py``.
+Pure: facts in, actions out; no clock, no process, no socket. ``reconcile.py`` carries the actions out and asks again
+until there are none. Waiters of one model are served in order of arrival, and models in the order of those who waited
+for them first: A B C A B C runs as A A B B C C. One who waits for a place, or for memory, is overtaken only by those
+who came before their patience ended (``Limits.fairness_s``). Whether a model fits is asked of ``admit.py``, who goes
+for it of ``evict.py``, why one is not even tried of ``refusals.py``.
 """
 
 from __future__ import annotations

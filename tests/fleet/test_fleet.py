@@ -352,7 +352,7 @@ def test_load_that_ends_in_the_moment_it_is_stopped_does_not_count_as_ready(play
         loading = asyncio.create_task(fleet.load("a"))
         await asyncio.sleep(1)
         answered = asyncio.Event()
-        (instance,) = fleet._instances.values()
+        (instance,) = fleet._reconciler.instances.values()
         upstream: Any = instance.upstream
 
         async def healthy(*, timeout_s: float) -> bool:

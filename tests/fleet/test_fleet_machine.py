@@ -138,18 +138,18 @@ class FleetMachine(RuleBasedStateMachine):
     def promises(self) -> None:
         if not hasattr(self, "fleet"):
             return
-        instances = list(self.fleet._instances.values())
+        instances = list(self.fleet._reconciler.instances.values())
         current = [instance for instance in instances if instance.state not in OUT]
         assert len(instances) <= self.max_loaded
         assert len(self.engine.alive()) <= self.max_loaded
         assert len({instance.spec.key for instance in current}) == len(current), "two of one model are current"
         for instance in current:
-            rivals = rivals_in(self.fleet._models).get(instance.spec.key, frozenset())
+            rivals = rivals_in(self.fleet._reconciler._models).get(instance.spec.key, frozenset())
             assert not rivals & {other.spec.key for other in current}, "two run that may not run together"
         for instance in instances:
             assert 0 <= instance.leases <= instance.slots
             self._is_stopped_for_a_cause(instance)
-        for key, instance in self.fleet._ready.items():
+        for key, instance in self.fleet._reconciler._ready.items():
             assert instance in instances, f"what serves {key} is gone"
             assert instance.state is State.READY
         self._books_balance(instances)
@@ -172,7 +172,7 @@ class FleetMachine(RuleBasedStateMachine):
             self._run(self._end())
             assert self.engine.alive() == []
             assert all(task.done() for task in self.callers), "somebody waits for ever"
-            assert not self.fleet._queue
+            assert not self.fleet._reconciler._queue
             # An exception that is none of ours shows here.
             for task in self.callers:
                 if not task.cancelled():
@@ -198,7 +198,7 @@ class FleetMachine(RuleBasedStateMachine):
             try:
                 await asking  # type: ignore[misc] # a coroutine
             except AirLabError as exc:
-                stuck = any(i.state is State.STUCK for i in self.fleet._instances.values())
+                stuck = any(i.state is State.STUCK for i in self.fleet._reconciler.instances.values())
                 unloaded = (
                     "cannot be loaded beside" in exc.message
                     or "was unloaded before it was ready" in exc.message
@@ -226,7 +226,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     def _took(self, key: str) -> int:
         """What the newest engine of this key has: the size of the file that it was started with."""
-        found = [i for i in self.fleet._instances.values() if i.spec.key == key]
+        found = [i for i in self.fleet._reconciler.instances.values() if i.spec.key == key]
         return max((i.wanted.weights.size_bytes for i in found if i.wanted.weights), default=0)
 
     def _is_stopped_for_a_cause(self, instance: Instance) -> None:
