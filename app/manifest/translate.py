@@ -5,16 +5,16 @@ Knows the schema only as pydantic models, given to it; what a setting means stan
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from app.manifest import schema, values
+from app.manifest.allowed import allowed_at, is_free_name, metadata, sections
 from app.manifest.nodes import Positions
 from app.manifest.problems import Path, Problem, nearest, shown
 
@@ -86,15 +86,15 @@ def translate(errors: list[ErrorDetails], positions: Positions, model: type[Base
         loc = tuple(part for part in error["loc"] if part != _KEY)
         if loc and loc[-1] in schema.AUTO_TAGS and not positions.has(loc):
             loc = loc[:-1]
-        path, is_key = _yaml_path(error, positions), _KEY in error["loc"] or _is_free_name(model, loc, error["type"])
+        path, is_key = _yaml_path(error, positions), _KEY in error["loc"] or is_free_name(model, loc, error["type"])
         case = _Case(
             error["type"],
             error["msg"],
             error.get("ctx", {}),
             path,
             path[-1] if is_key else positions.written(path),
-            _annotations(model, loc),
-            _annotations(model, loc[:-1]),
+            allowed_at(model, loc),
+            allowed_at(model, loc[:-1]),
         )
         words = TRANSLATED[case.kind](case) if case.kind in TRANSLATED else Words(case.text)
         said.setdefault((path, is_key), []).append(replace(words, at_key=words.at_key or is_key))
@@ -127,95 +127,16 @@ def _yaml_path(error: ErrorDetails, positions: Positions) -> Path:
     return (*path, *last)
 
 
-def _annotations(model: type[BaseModel], loc: Path) -> tuple[Any, ...]:
-    """Everything the schema allows at pydantic's ``loc``, union tags included."""
-    found: list[Any] = [model]
-    for part in loc:
-        found = [inner for annotation in found for inner in _step(annotation, part)]
-    return tuple(found)
-
-
-def _step(annotation: Any, part: str | int) -> Iterator[Any]:
-    members = list(_members(annotation))
-    tagged = [member for member in members if part in _tags(member)] if len(members) > 1 else []
-    if tagged:
-        yield from tagged
-        return
-    for member in members:
-        if get_origin(member) is dict:
-            yield get_args(member)[1]
-        elif get_origin(member) is list:
-            yield get_args(member)[0]
-        elif _is_section(member) and part in member.model_fields:
-            field: FieldInfo = member.model_fields[str(part)]
-            yield Annotated[field.annotation, None, *field.metadata]
-        elif (named := _free_names(member)) is not None:
-            yield get_args(named)[1]
-
-
-def _free_names(member: Any) -> Any:
-    """What a section has under names of the user's, beside its own settings: a dict's annotation, or None."""
-    return get_type_hints(member, include_extras=True)["__pydantic_extra__"] if _has_free_names(member) else None
-
-
-def _has_free_names(member: Any) -> bool:
-    return _is_section(member) and member.model_config.get("extra") == "allow"
-
-
-def _is_free_name(model: type[BaseModel], loc: Path, kind: str) -> bool:
-    """True where pydantic refuses such a name: it says so as if the name were its value."""
-    around = _sections(_annotations(model, loc[:-1])) if loc else []
-    return kind.startswith("string_") and any(
-        _has_free_names(each) and loc[-1] not in each.model_fields for each in around
-    )
-
-
-def _members(annotation: Any) -> Iterator[Any]:
-    """The types that a union is made of, without None; any other type is its own only member."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        yield from _members(get_args(annotation)[0])
-    elif origin in (Union, types.UnionType):
-        for member in get_args(annotation):
-            yield from _members(member)
-    elif annotation is not type(None):
-        yield annotation
-
-
-def _tags(member: Any) -> set[Any]:
-    """The names that pydantic gives to a member of a union: those of its kind, or that of its class."""
-    if not _is_section(member):
-        return {getattr(member, "__name__", None)}
-    literals = [field.annotation for field in member.model_fields.values() if get_origin(field.annotation) is Literal]
-    return {member.__name__, *(choice for literal in literals for choice in get_args(literal))}
-
-
-def _is_section(member: Any) -> bool:
-    return isinstance(member, type) and issubclass(member, BaseModel)
-
-
-def _metadata(annotation: Any) -> Iterator[Any]:
-    """The constraints on a value, however deep they are nested."""
-    if get_origin(annotation) is Annotated:
-        inner, *given = get_args(annotation)
-        yield from _metadata(inner)
-        for item in given:
-            yield from item.metadata if isinstance(item, FieldInfo) else (item,)
-    elif get_origin(annotation) in (Union, types.UnionType):
-        for member in get_args(annotation):
-            yield from _metadata(member)
-
-
 def _constraint(case: _Case, name: str) -> Any:
     for annotation in case.annotations:
-        for item in _metadata(annotation):
+        for item in metadata(annotation):
             if getattr(item, name, None) is not None:
                 return getattr(item, name)
     return None
 
 
 def _unknown(case: _Case) -> Words:
-    names = tuple(dict.fromkeys(name for section in _sections(case.around) for name in section.model_fields))
+    names = tuple(dict.fromkeys(name for section in sections(case.around) for name in section.model_fields))
     word = str(case.path[-1])
     suggestion = nearest(word, names)
     if suggestion:
@@ -224,14 +145,10 @@ def _unknown(case: _Case) -> Words:
     return Words("no such setting", ", ".join(names), "delete it", at_key=True)
 
 
-def _sections(annotations: tuple[Any, ...]) -> list[type[BaseModel]]:
-    return [member for annotation in annotations for member in _members(annotation) if _is_section(member)]
-
-
 def _fields(case: _Case) -> list[FieldInfo]:
     """The setting that the place is one of: none for an entry of a list or mapping, several in a union."""
     name = str(case.path[-1]) if case.path else ""
-    return [section.model_fields[name] for section in _sections(case.around) if name in section.model_fields]
+    return [section.model_fields[name] for section in sections(case.around) if name in section.model_fields]
 
 
 def _or_delete(case: _Case) -> str:
@@ -295,7 +212,7 @@ def _beyond(which: str, word: str) -> Callable[[_Case], Words]:
     def words(case: _Case) -> Words:
         limit = case.context[which]
         lowest, highest = _constraint(case, "ge"), _constraint(case, "le")
-        given = [item for annotation in case.annotations for item in _metadata(annotation)]
+        given = [item for annotation in case.annotations for item in metadata(annotation)]
         unit = next((unit for reader, unit in _UNITS if reader in given), "")
         allowed = f"{lowest} to {highest}" if None not in (lowest, highest) else f"{limit} or {word}"
         side = "below" if word == "more" else "above"
