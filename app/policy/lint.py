@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from app.policy import windows
 from app.policy.paths import overlap
 from app.policy.rules import Policy, is_protected
-from app.tools.base import private_name
+from app.tools.private_names import private_name
 
 _WINDOWS_NAME = re.compile(r"[A-Za-z]:($|\\)")
 

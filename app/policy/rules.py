@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from app.policy import windows
 from app.policy.paths import PROTECTED
-from app.tools.base import Confinement, Limits, Protected, ToolProblem, ToolSpec, WorkerKind, parse_path, private_name
+from app.tools.base import Confinement, Limits, Protected, ToolProblem, ToolSpec, WorkerKind, parse_path
+from app.tools.private_names import private_name
 
 Answer = Literal["allow", "ask", "deny"]
 

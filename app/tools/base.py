@@ -10,10 +10,12 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, get_type_hints
+
+from app.tools.private_names import private_name
 
 Risk = Literal["read", "write", "destructive", "net", "command"]
 """What a tool can do to the world: ``read`` looks at files below the roots, ``write`` makes and changes them, but
@@ -33,7 +35,6 @@ _KINDS: Mapping[Risk, WorkerKind] = {
 
 AbsolutePath = Annotated[str, "path"]
 """The type of an argument that names a file or folder: policy judges it before any worker sees it."""
-
 ChangedPath = Annotated[str, "path", "changed"]
 """An AbsolutePath whose file or folder the tool makes, changes or takes away."""
 
@@ -95,46 +96,6 @@ class Protected:
     def covers(self, path: PurePosixPath) -> bool:
         """True when ``path``, absolute and without ``..``, is protected by this entry."""
         return path == self.path or (self.reach == "tree" and self.path in path.parents)
-
-
-PRIVATE_NAMES: tuple[tuple[str, ...], ...] = (
-    (".ssh",),
-    (".env",),
-    (".envrc",),
-    (".git", "hooks"),
-    (".git", "config"),
-    (".git", "modules"),
-    (".gitconfig",),
-    ("docker.sock",),
-    *((name,) for name in (".profile", ".login", ".bashrc", ".bash_profile", ".bash_login", ".bash_logout")),
-    *((name,) for name in (".zshrc", ".zprofile", ".zshenv", ".zlogin", ".zlogout", ".kshrc", ".cshrc", ".tcshrc")),
-    (".config", "fish"),
-)
-"""Names that hold secrets, or commands that somebody's shell or git will run; never touched, wherever they stand."""
-
-_OF_PRIVATE_NAMES = frozenset(part for name in PRIVATE_NAMES for part in name)
-
-
-def private_name(path: PurePosixPath, *, changes: bool = False) -> str | None:
-    """The name, at or above ``path``, that no tool touches; or, with ``changes``, that none changes."""
-    return is_private(path.parts, changes=changes)
-
-
-def is_private(names: Sequence[str], *, changes: bool = False) -> str | None:
-    """The same for a path's names, outer before inner; no private name is longer than two of them."""
-    # Any case: some file systems make no difference, and nobody calls anything else so.
-    parts = tuple(map(str.casefold, names))
-    variant = next((part for part in parts if part.startswith(".env.")), None)
-    if variant is not None or _OF_PRIVATE_NAMES.isdisjoint(parts):
-        return variant  # None, as nearly always
-    # A folder that is renamed takes what is private in it along, under a name that is not.
-    if changes and any(len(name) > 1 and parts[-1] == name[0] for name in PRIVATE_NAMES):
-        return parts[-1]
-    # A .git that is moved or written anew brings hooks and a config of its own.
-    for name in (*PRIVATE_NAMES, *(((".git",),) if changes else ())):
-        if any(parts[start : start + len(name)] == name for start in range(len(parts) - len(name) + 1)):
-            return "/".join(name)
-    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The MCP servers that the manifest declares: kept connected, their tools offered, one call of one.
 
 A server is a program that its owner chose, and runs with AirLab's rights: no wall of ours holds it. What it says is
-hostile until checked: names, schemas and answers are bounded, and only tools that ``allow`` names are offered.
+hostile until checked, in ``mcpoffer.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import importlib
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
@@ -23,20 +22,17 @@ from app.journal import Fact, Journal, Trouble
 from app.manifest.tool_sections import McpServerSection
 from app.process import Child
 from app.tools.base import SERVED, ToolSpec
-from app.tools.schemas import schema_problem
-from app.tools.worker.templates import cut
+from app.tools.mcpoffer import WHY_CHARACTERS, answer, offered, short
 from app.units import format_duration
 
 if TYPE_CHECKING:
     from mcp import Client
     from mcp.client._transport import TransportStreams
-    from mcp.types import CallToolResult, Tool
+    from mcp.types import Tool
 
 _CONNECT_S, _LIST_S = 60.0, 30.0
 _MOST_PAGES, _MOST_TOOLS = 20, 200
 _LONGEST_WAIT_S, _LISTEN_AGAIN_S, _CALM_S = 60.0, 5.0, 0.1
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-_DESCRIPTION_CHARACTERS, _WHY_CHARACTERS, _NAMES_SHOWN = 1024, 300, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +165,12 @@ class _Server:
             result = await self._client.session.send_request(request, CallToolResult)
         except MCPError as exc:
             self._stir.set()
-            raise ToolError(f"{self._name} says: {_short(exc)}. Try another way.", code="tool_error") from exc
+            raise ToolError(f"{self._name} says: {short(exc)}. Try another way.", code="tool_error") from exc
         except Exception as exc:
             self._stir.set()
             why = f"{self._name} broke off ({type(exc).__name__}). Try again in a while."
             raise ToolError(why, code="not_connected") from exc
-        return _answer(result, settings["max_answer"])
+        return answer(result, settings["max_answer"])
 
     async def _keep_connected(self, first_wait_s: float) -> None:
         wait_s, said = first_wait_s, ""
@@ -211,7 +207,7 @@ class _Server:
                     async with asyncio.timeout(_LIST_S):
                         tools = await _listed(client)
                     self._client, self._was_up = client, True
-                    self._offer(*_offered(self._name, self.section, tools))
+                    self._offer(*offered(self._name, self.section, tools))
                     await self._stir.wait()
                     # A server that never stops changing its list is not asked without end.
                     await asyncio.sleep(_CALM_S)
@@ -259,7 +255,7 @@ class _Server:
 
     def _offer(self, specs: dict[str, ToolSpec], words: str) -> None:
         if specs and words != self.status:
-            self._journal.note(McpConnected(self._name, ", ".join(specs)[:_WHY_CHARACTERS]))
+            self._journal.note(McpConnected(self._name, ", ".join(specs)[:WHY_CHARACTERS]))
         self.specs, self.status = specs, words
         self._changed()
 
@@ -276,58 +272,6 @@ async def _listed(client: Client) -> list[Tool]:
     return found[:_MOST_TOOLS]
 
 
-def _offered(server: str, section: McpServerSection, tools: list[Tool]) -> tuple[dict[str, ToolSpec], str]:
-    """The specs of those tools that may be offered; and in words which are, and why the others are not."""
-    specs: dict[str, ToolSpec] = {}
-    left_out: list[str] = []
-    for tool in tools:
-        name = f"{server}__{tool.name}"
-        problem = "not in `allow`" if section.allow != "all" and tool.name not in section.allow else None
-        if problem is None and not _NAME.fullmatch(name):
-            problem = "its name is none that a model can call"
-        if problem is None and name in specs:
-            problem = "a second one of that name"
-        problem = problem or schema_problem(tool.input_schema)
-        if problem is None:
-            specs[name] = _spec(name, server, section, tool)
-        else:
-            left_out.append(f"{_short(tool.name, 64)} ({problem})")
-    offered = ", ".join(specs) or "no tools"
-    if section.allow == "all":
-        offered += "; allow: all, so whatever it adds is offered too"
-    return specs, f"connected: {offered}" + _listed_words("; left out: ", left_out)
-
-
-def _spec(name: str, server: str, section: McpServerSection, tool: Tool) -> ToolSpec:
-    reads = section.trust_hints and tool.annotations is not None and tool.annotations.read_only_hint is True
-    settings = {"tool": tool.name, "max_answer": section.max_answer}
-    return ToolSpec(
-        name,
-        _short(tool.description or tool.title or f"The tool {tool.name} of {server}.", _DESCRIPTION_CHARACTERS),
-        tool.input_schema,
-        "net" if reads else section.risk,
-        (),
-        f"{SERVED}{server}",
-        timeout_s=section.timeout,
-        settings=json.dumps(settings),
-        runs_in="net",
-    )
-
-
-def _answer(result: CallToolResult, most_bytes: int) -> str:
-    """What a model is given of a result.
-
-    Raises:
-        ToolError: ``tool_error``: the tool says that it failed.
-    """
-    texts = [block.text if block.type == "text" else f"[{block.type}, left out]" for block in result.content]
-    text = "\n".join(texts)
-    if result.is_error:
-        raise ToolError(_short(text, most_bytes) or "The tool failed, and does not say why.", code="tool_error")
-    found = text if result.structured_content is None else result.structured_content
-    return json.dumps(cut(found, most_bytes), ensure_ascii=False).encode(errors="replace").decode()
-
-
 def _from_environment(name: str) -> str:
     value = os.environ.get(name)
     if not value:
@@ -341,15 +285,4 @@ def _reason(exc: BaseException) -> str:
         exc = exc.exceptions[0]
     if isinstance(exc, TimeoutError):
         return "no answer in time"
-    return " ".join(_short(exc).split()) or type(exc).__name__
-
-
-def _short(said: object, characters: int = _WHY_CHARACTERS) -> str:
-    text = str(said).encode(errors="replace").decode()
-    text = "".join(char if char.isprintable() or char == "\n" else " " for char in text)
-    return text if len(text) <= characters else f"{text[:characters]}..."
-
-
-def _listed_words(before: str, names: list[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"{before}{', '.join(names[:_NAMES_SHOWN])}{more}" if names else ""
+    return " ".join(short(exc).split()) or type(exc).__name__

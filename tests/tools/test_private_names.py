@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from app.policy.rules import Root
-from app.tools.base import Protected, ToolSpec, private_name
+from app.tools.base import Protected, ToolSpec
+from app.tools.private_names import private_name
 from app.tools.worker import private
 from app.tools.worker.kernel import Unfit
 from tests.support.declared import declared, takes

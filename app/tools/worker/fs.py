@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from app.tools.base import Confinement, ToolProblem, parse_path, private_name
+from app.tools.base import Confinement, ToolProblem, parse_path
+from app.tools.private_names import private_name
 from app.tools.worker import calls, kernel
 
 _BENEATH = calls.RESOLVE_BENEATH | calls.RESOLVE_NO_MAGICLINKS

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from app.tools.base import is_private
+from app.tools.private_names import is_private
 from app.tools.worker.kernel import Unfit
 
 MOST_SEEN = 200_000

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from app.tools.base import Confinement, private_name
+from app.tools.base import Confinement
+from app.tools.private_names import private_name
 from app.tools.worker import fs
 
 ENTRIES, TIME_S = 50_000, 5.0
