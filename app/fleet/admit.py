@@ -10,8 +10,9 @@ from collections.abc import Collection
 from app.fleet.estimate import Demand
 from app.fleet.fit import Fitted, Shortfall, find_fit, find_smaller_fit
 from app.fleet.memory import Booking, Reading, Room, room_for
+from app.fleet.records import still_cramped
 from app.fleet.spec import ModelSpec
-from app.fleet.states import FleetState, InstanceFacts, MemoryState
+from app.fleet.states import FleetState, InstanceFacts, Limits, MemoryState
 
 
 def demand_of(spec: ModelSpec, memory: MemoryState) -> Demand:
@@ -31,8 +32,9 @@ def fit_on_empty_host(spec: ModelSpec, memory: MemoryState) -> Fitted | Shortfal
 class Admission:
     """One decision's view of the memory; what it starts is booked from then on."""
 
-    def __init__(self, fleet: FleetState) -> None:
+    def __init__(self, fleet: FleetState, limits: Limits, *, now_s: float) -> None:
         """Begin with what is booked now."""
+        self._limits, self._now_s = limits, now_s
         self._memory, self._instances, self._records = fleet.memory, fleet.instances, fleet.records
         self._started: list[Booking] = []
         self._threads_started = 0
@@ -87,7 +89,8 @@ class Admission:
     def _find(self, spec: ModelSpec, memory: MemoryState, room: Room) -> Fitted | Shortfall:
         """Smaller than what ran out of memory, where that leaves a way; else as ever, and others make room."""
         demand, record = demand_of(spec, memory), self._records.get(spec.key)
-        smaller = find_smaller_fit(demand, room, record.cramped) if record and record.cramped else None
+        cramped = still_cramped(record, room.free, self._limits, now_s=self._now_s)
+        smaller = find_smaller_fit(demand, room, cramped) if cramped else None
         return smaller or find_fit(demand, room)
 
     def _room(self, memory: MemoryState, reading: Reading, gone: Collection[int], not_working: Collection[int]) -> Room:

@@ -22,6 +22,7 @@ from app.errors import (
 from app.fleet.admit import Admission
 from app.fleet.evict import fewest, idle_timeout_s, in_order, rivals_in
 from app.fleet.fit import Fitted, Shortfall
+from app.fleet.records import still_cramped
 from app.fleet.refusals import cannot_start, nobody_can_go, still_down
 from app.fleet.spec import ModelSpec
 from app.fleet.states import (
@@ -72,7 +73,7 @@ class _Decision:
         """Waiters who were granted what they wait for."""
         self._handled: set[str] = set()
         """Keys that start, or that a place is being made for."""
-        self._admission = Admission(fleet)
+        self._admission = Admission(fleet, limits, now_s=now_s)
         self._rivals_by_key = rivals_in(fleet.models)
         self._waits_for_memory = False
         """Whether an earlier waiter does: then nobody behind takes what comes back."""
@@ -234,7 +235,8 @@ class _Decision:
 
         One that was there beside it is enough: then there is more than there was.
         """
-        cramped = self._fleet.records.get(key, Record()).cramped
+        room = fitted.room if isinstance(fitted, Fitted) else {}
+        cramped = still_cramped(self._fleet.records.get(key), room, self._limits, now_s=self._now_s)
         if cramped is None or (isinstance(fitted, Fitted) and fitted.shrunk):
             return False
         others = [i for i in self._fleet.instances if i.key != key]

@@ -7,8 +7,8 @@ context that the model was trained for and nine tenths of the memory hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from app.engines.base import Fit
 from app.engines.command import CACHE_RAM_MIB, DEFAULT_CONTEXT
@@ -35,6 +35,8 @@ class Fitted:
     """Where it is tight, what is."""
     shrunk: bool = False
     """Whether it takes less than it would, since a start ran out of memory; then ``warning`` says so."""
+    room: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that it could have had, by device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,10 @@ def find_smaller_fit(demand: Demand, room: Room, cramped: Cramped) -> Fitted | N
             layers = "" if fit.gpu_layers is None or fit.gpu_layers < 0 else f", {fit.gpu_layers} layers on the GPU"
             warning = (
                 f"a start of {demand.key} ran out of memory, so it is smaller now: {fit.context_length} tokens of "
-                f"context, slots: {fit.slots}{layers}; `airlab load {demand.key}` tries it in full again"
+                f"context, slots: {fit.slots}{layers}; `airlab unload {demand.key}`, then `airlab load {demand.key}` "
+                "tries it in full again"
             )
-            return replace(fitted, warning=warning, shrunk=True)
+            return replace(fitted, warning=warning, shrunk=True, room=room.free)
     return None
 
 
@@ -182,7 +185,7 @@ def _grown(demand: Demand, room: Room, seat: _Seat, first: _Tried) -> Fitted:
     warning = None
     if share > _CLOSE:
         warning = f"{demand.key} takes {share:.0%} of what is free on {device}: {best.estimate.words(device)}"
-    return Fitted(best.fit, best.estimate, warning)
+    return Fitted(best.fit, best.estimate, warning, room=room.free)
 
 
 def _longer(demand: Demand, tokens: int) -> Iterator[int]:

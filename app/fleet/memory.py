@@ -13,6 +13,8 @@ from app.devices.resident import Resident
 from app.fleet.estimate import RAM
 
 _GPU = "GPU "
+_CLEARLY_MORE = 0.25
+"""Of what a start had been predicted to take: with so much more room, a prediction that was a little off holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,22 @@ class Cramped:
     """What had been predicted, in bytes on each device; empty where memory is not looked at."""
     others: int
     """Engines that were there beside it."""
+    at_s: float
+    """On the monotonic clock, when that was."""
+    room: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that it could have had then, by device."""
 
     def is_of(self, device: str) -> bool:
         """Whether what was predicted for this device was too much."""
         return device in self.takes and device.startswith(_GPU) == (self.device == "GPU")
+
+    def has_more_in(self, room: Mapping[str, int]) -> bool:
+        """Whether there is clearly more now on all that it ran out of; False where nobody knows."""
+        devices = [device for device in self.takes if self.is_of(device)]
+        return bool(devices) and all(
+            device in self.room and room.get(device, 0) >= self.room[device] + int(_CLEARLY_MORE * self.takes[device])
+            for device in devices
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The one writer of what runs on this host: instances, the queue, records of faults and the ledger.
 
 It changes its state in synchronous steps on the event loop: it asks ``decide`` what follows, and carries that out until
-nothing is left to do but to wait. Nothing in here awaits. Starting and stopping happen in tasks of the instances, which
-report back. What callers ask for, and wait for, is the business of ``fleet.py``.
+nothing is left to do but to wait. Starting and stopping happen in tasks of the instances, which report back. Nothing in
+here awaits: what callers ask for, and wait for, is the business of ``fleet.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.fleet.instance import BecameReady, Broke, Gone, Instance, Report, broke
 from app.fleet.lease import Note, Waiter
 from app.fleet.ledger import MemoryLedger
 from app.fleet.logs import LastWords, LogLines
-from app.fleet.memory import Budget, Cramped
+from app.fleet.memory import Budget
 from app.fleet.meter import Memory
 from app.fleet.queue import Queue
 from app.fleet.records import Fault, after_fault
@@ -67,8 +67,7 @@ class Reconciler:
         self.instances: dict[int, Instance] = {}
         """What runs, by number; oldest first. For others to read."""
         self.ledger = MemoryLedger(memory, self.step)
-        self._limits = limits
-        self._engine, self._run_dir, self._journal = engine, run_dir, journal
+        self._engine, self._run_dir, self._journal, self._limits = engine, run_dir, journal, limits
         self._models: Mapping[str, ModelSpec] = {}
         self._max_loaded = 1
         self._ready: dict[str, Instance] = {}
@@ -92,8 +91,7 @@ class Reconciler:
                 self._desired.add(key)
         self._desired &= models.keys()
         self._queue.paces.keep(models)
-        places = max_loaded or (_MOST_LOADED if self.ledger.is_read else 1)
-        self._models, self._max_loaded = models, places
+        self._models, self._max_loaded = models, max_loaded or (_MOST_LOADED if self.ledger.is_read else 1)
         self.ledger.want(models, budget)
         self.step()
 
@@ -106,9 +104,9 @@ class Reconciler:
         """Keep it loaded no more; what runs of it stays."""
         self._desired.discard(key)
 
-    def keep_alive(self, instance: Instance, seconds: float) -> None:
+    def keep_alive(self, instance: Instance, keep_alive_s: float) -> None:
         """How long it stays loaded when nobody uses it, in place of the manifest's idle_timeout."""
-        instance.keep_alive_s = seconds
+        instance.keep_alive_s = keep_alive_s
         self.step()
 
     def unload(self, key: str) -> list[Instance]:
@@ -181,8 +179,6 @@ class Reconciler:
         if self._queue.leave(waiter):
             self.step()
 
-    # How it is.
-
     def instances_of(self, key: str) -> list[Instance]:
         """Those of one model, oldest first."""
         return [instance for instance in self.instances.values() if instance.spec.key == key]
@@ -253,12 +249,11 @@ class Reconciler:
 
     def _start(self, spec: ModelSpec, fitted: Fitted | None) -> None:
         number = next(self._numbers)
-        fit = fitted.fit if fitted else as_written(spec.run)
+        fit = fitted.fit if fitted else None
         try:
             socket = self._run_dir / socket_name(number, spec.key)
-            given = fitted.fit if fitted else None
-            settled = with_fit(spec, fit)
-            launch = launch_for(spec.key, settled.run, socket=socket, environment=os.environ, fit=given)
+            settled = with_fit(spec, fit or as_written(spec.run))
+            launch = launch_for(spec.key, settled.run, socket=socket, environment=os.environ, fit=fit)
         except EngineError as exc:
             fault = Fault(exc.message, is_verdict=True, can_pass=False)
             self._records[spec.key] = after_fault(Record(), fault, self._limits, now_s=time.monotonic())
@@ -330,11 +325,10 @@ class Reconciler:
         # The fault of a run that an edit replaced meanwhile says nothing of its successor.
         if instance.fault is not None and spec is not None and spec.run == instance.wanted:
             before = self._records.get(key, Record())
-            record = after_fault(before, instance.fault, self._limits, now_s=time.monotonic())
-            if instance.fault.ran_out is not None:
-                takes = instance.fitted.estimate.takes if instance.fitted else {}
-                record = replace(record, cramped=Cramped(instance.fault.ran_out, takes, len(self.instances)))
-            self._records[key] = record
+            fitted, others = instance.fitted, len(self.instances)
+            self._records[key] = after_fault(
+                before, instance.fault, self._limits, now_s=time.monotonic(), fitted=fitted, others=others
+            )
         self._journal.note(facts.ModelStopped(key, instance.id, instance.why or ""))
 
     def _idles_unwatched(self, instance: Instance) -> bool:

@@ -1,10 +1,13 @@
-"""What is remembered of a model's faults: cool-downs that double, and a budget. Pure."""
+"""What is remembered of a model's faults, and for how long: cool-downs that double, a budget, less memory. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from app.fleet.fit import Fitted
+from app.fleet.memory import Cramped
 from app.fleet.states import Failure, Limits, Record
 
 
@@ -25,13 +28,47 @@ class Fault:
     """Whose memory was used up while it loaded, if that was it."""
 
 
-def after_fault(record: Record, fault: Fault, limits: Limits, *, now_s: float) -> Record:
-    """The record with one more fault: cooling, or failed when it is a verdict or the budget of restarts is spent."""
+def after_fault(
+    record: Record, fault: Fault, limits: Limits, *, now_s: float, fitted: Fitted | None = None, others: int = 0
+) -> Record:
+    """The record with one more fault: cooling, or failed when it is a verdict or the budget of restarts is spent.
+
+    Args:
+        record: What was remembered before.
+        fault: The fault.
+        limits: The fleet's numbers.
+        now_s: On the monotonic clock.
+        fitted: How the instance had been made to fit, where memory is looked at.
+        others: Engines that were there beside it.
+    """
     recent = (*(at_s for at_s in record.failures_s if at_s > now_s - limits.budget_window_s), now_s)
     base = replace(record, failures_s=recent, last_fault=fault.message)
+    if fault.ran_out is not None:
+        takes, room = (fitted.estimate.takes, fitted.room) if fitted else ({}, {})
+        base = replace(base, cramped=Cramped(fault.ran_out, takes, others, now_s, room))
     if fault.is_verdict:
         return replace(base, cooling_until_s=None, failure=Failure(now_s, fault.message, fault.can_pass))
     if len(recent) >= min(fault.most or len(limits.cooling_s) + 1, len(limits.cooling_s) + 1):
         message = f"it failed {len(recent)} times in {limits.budget_window_s / 60:.0f} minutes; last: {fault.message}"
         return replace(base, cooling_until_s=None, failure=Failure(now_s, message, can_pass=True))
     return replace(base, cooling_until_s=now_s + limits.cooling_s[len(recent) - 1], failure=None)
+
+
+def still_cramped(record: Record | None, room: Mapping[str, int], limits: Limits, *, now_s: float) -> Cramped | None:
+    """What the last start ran out of, where the next one has to do better; None once it may be tried in full again.
+
+    That is after ``limits.cramped_s``, since others may have left meanwhile; sooner where there is clearly more room,
+    but not while the budget of restarts remembers the fault: a second one would then make the model fail.
+
+    Args:
+        record: What is remembered of the model.
+        room: Bytes that the next start could have, by device.
+        limits: The fleet's numbers.
+        now_s: On the monotonic clock.
+    """
+    cramped = record.cramped if record else None
+    if cramped is None:
+        return None
+    age_s = now_s - cramped.at_s
+    is_past = age_s >= limits.cramped_s or (age_s >= limits.budget_window_s and cramped.has_more_in(room))
+    return None if is_past else cramped

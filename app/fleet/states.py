@@ -69,6 +69,8 @@ class Limits:
     """Failures older than this are forgotten."""
     failed_rest_s: float = 300.0
     """A failure that can pass is tried again by a request after this long."""
+    cramped_s: float = 1800.0
+    """A start that ran out of memory makes the next ones smaller for this long; see ``records.still_cramped``."""
     cooling_worth_waiting_s: float = 2.0
     """A request waits out a cool-down that ends this soon; for a longer one it is told to come back."""
     memory_look_s: float = 0.25
@@ -159,7 +161,7 @@ class Record:
     failure: Failure | None = None
     last_fault: str = ""
     cramped: Cramped | None = None
-    """Until an edit, or a load by hand, the model starts smaller than that."""
+    """What the last start ran out of, where it did; ``records.still_cramped`` says for how long that counts."""
 
 
 @dataclass(frozen=True, slots=True)
