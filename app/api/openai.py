@@ -114,7 +114,7 @@ class OpenAIApp:
     async def _answer_with_tools(self, key: str, fields: ChatFields, actor: Actor, reply: _Reply) -> None:
         """The one case below /v1 in which the server's tools run: the request names them."""
         request = served.once_request(self._service, key, fields, wait_s=_WAIT_S)
-        answering, model = self._service.chat.once(request, actor=actor.name), fields.model or key
+        answering, model = self._service.chat.once(request, actor=actor.name, line=reply), fields.model or key
         if not fields.stream:
             await reply.whole(200, _JSON, await served.whole(answering, model))
             return
@@ -158,26 +158,31 @@ async def _pass_stream_on(answer: upstream.Answer, reply: _Reply) -> None:
 class _Reply:
     """One answer on its way out, and how far it has got."""
 
-    __slots__ = ("_queued", "_queued_s", "_send", "_waited_s", "started")
+    __slots__ = ("_queued", "_send", "_waited_s", "_waits_since_s", "started")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._queued: Waiting | None = None
-        self._queued_s = self._waited_s = 0.0
+        self._waits_since_s: float | None = None
+        self._waited_s = 0.0
         self.started = False
 
     def wait(self, waiting: Waiting) -> None:
         """Somebody has to wait; how it stood at first goes into a header."""
         if self._queued is None:
-            self._queued, self._queued_s = waiting, time.monotonic()
+            self._queued = waiting
+        if self._waits_since_s is None:
+            self._waits_since_s = time.monotonic()
 
     def waited(self) -> None:
-        """The wait is over."""
-        if self._queued is not None:
-            self._waited_s = time.monotonic() - self._queued_s
+        """The wait is over; there may be another one, which adds to it."""
+        if self._waits_since_s is not None:
+            self._waited_s += time.monotonic() - self._waits_since_s
+            self._waits_since_s = None
 
     async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.started = True
+        self.waited()
         if self._queued is not None:
             headers = [*headers, (b"x-airlab-queue", self._wait_in_words(self._queued))]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from app.chat import events
 from app.chat.model import Models
-from app.chat.once import Answering, OnceRequest
+from app.chat.once import Answering, Line, OnceRequest
 from app.chat.running import Running
 from app.chat.turn import Parts, Turn, TurnRequest
 from app.errors import KeyReusedError, SessionBusyError
@@ -48,9 +48,9 @@ class Chat:
             async for event in told:
                 yield event
 
-    def once(self, request: OnceRequest, *, actor: str) -> Answering:
+    def once(self, request: OnceRequest, *, actor: str, line: Line) -> Answering:
         """An answer with tools to a conversation that the client holds; nothing of it is kept."""
-        return Answering(self._parts, request, actor=actor)
+        return Answering(self._parts, request, actor=actor, line=line)
 
     async def is_answered(self, once: Once) -> bool:
         """Whether a turn was asked for with this key, and runs or is done.

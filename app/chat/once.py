@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from app.chat import events, toolmode
 from app.chat.calls import TurnCalls
@@ -19,7 +20,7 @@ from app.chat.results import with_short_results
 from app.chat.stream import Piece
 from app.chat.turn import Parts
 from app.errors import BadRequestError
-from app.fleet.lease import Lease, with_lease
+from app.fleet.lease import Lease, Waiting, with_lease
 from app.messages import Message
 from app.store.records import SessionKey
 from app.tools.base import ToolSpec
@@ -47,16 +48,26 @@ class OnceRequest:
     """How long the model stays loaded afterwards, where the request says so; infinite to keep it."""
 
 
+class Line(Protocol):
+    """Who is told of the waits for the model: there is one before each call of it, if not for long."""
+
+    def wait(self, waiting: Waiting) -> None:
+        """What is waited for, and whenever that changes."""
+
+    def waited(self) -> None:
+        """The wait is over, if there was one."""
+
+
 class Answering:
     """One answer on its way."""
 
-    def __init__(self, parts: Parts, request: OnceRequest, *, actor: str) -> None:
+    def __init__(self, parts: Parts, request: OnceRequest, *, actor: str, line: Line) -> None:
         """Nothing is asked yet."""
         self.usage = Usage()
         """What the calls of the model took, so far."""
         self.finish_reason = "stop"
         """How it ended, once it has: stop, or length."""
-        self._parts, self._request = parts, request
+        self._parts, self._request, self._line = parts, request, line
         self._calls = TurnCalls(parts.live, parts.gate, SessionKey(actor, _SESSION), _unheard, may_ask=False)
         self._branch = list(request.messages)
         self._pieces = 0
@@ -100,6 +111,7 @@ class Answering:
         request, before = self._request, self._pieces
 
         async def work(lease: Lease) -> Message:
+            self._line.waited()
             template = await self._parts.models.template(lease.upstream)
             call = Call(lease, template, request.system_prompt, tools, choice, request.sampling, self.usage)
             branch = await _with_room(self._parts.models, call, self._branch)
@@ -121,6 +133,7 @@ class Answering:
             work,
             deadline_s=time.monotonic() + request.wait_s,
             begun=lambda: self._pieces > before,
+            waiting=self._line.wait,
             keep_alive_s=request.keep_alive_s,
         )
 

@@ -30,6 +30,28 @@ def test_answer_that_waits_for_nothing_says_nothing_of_it(make_lab: MakeLab) -> 
         assert "x-airlab-queue" not in service.chat().headers
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_answer_with_tools_of_the_server_that_had_to_wait_says_so_too(make_lab: MakeLab, stream: bool) -> None:
+    with make_lab().serve() as service:
+        cold, warm = (service.chat(server_tools=["get_current_time"], stream=stream) for _ in range(2))
+
+    assert [answer.status_code for answer in (cold, warm)] == [200, 200]
+    assert re.fullmatch(r"ahead=0, waited=\d+\.\d", cold.headers["x-airlab-queue"])
+    assert "x-airlab-queue" not in warm.headers
+
+
+def test_refusal_after_a_wait_says_how_long_it_was(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    lab.fault("small", exit_code=1, exit_at="load", exit_message="out of luck", load_s=0.3)
+    with lab.serve() as service:
+        answer = service.chat()
+
+    assert answer.status_code == 503
+    waited = re.fullmatch(r"ahead=0, waited=(\d+\.\d)", answer.headers["x-airlab-queue"])
+    assert waited is not None
+    assert float(waited[1]) > 0
+
+
 def test_chat_tells_how_long_it_will_take(make_lab: MakeLab) -> None:
     asked = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
     with make_lab().serve() as service:
