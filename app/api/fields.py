@@ -30,7 +30,7 @@ Texts = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, 
 class _Fields(Struct, kw_only=True, omit_defaults=True):
     model: str | None = None
     keep_alive: KeepAlive | None = None
-    """AirLab's own field: how long the model stays loaded afterwards."""
+    """AirLab's own field: how long the model stays loaded afterwards. It reaches no engine, and no other server."""
 
 
 class Sampling(_Fields, kw_only=True):

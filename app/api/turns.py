@@ -65,7 +65,8 @@ class TurnOptions(Struct):
     model: str | None = None
     tool_choice: str | dict[str, Any] | None = None
     keep_alive: KeepAlive | None = None
-    """How long the model stays loaded afterwards: seconds, or text such as 10m; 0 to unload it, -1 to keep it."""
+    """How long the model stays loaded afterwards: seconds, or text such as 10m; 0 to unload it, -1 to keep it.
+    Without effect for a model on another server."""
     approvals: bool = False
     """Whether a person follows who can answer what the events ask (POST /approvals/{id})."""
 
