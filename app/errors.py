@@ -190,6 +190,10 @@ class EngineAnsweredError(AirLabError):
     """A llama-server that runs answered that it failed at this request."""
 
 
+class KeyRefusedError(EngineAnsweredError):
+    """A server elsewhere wants a key, or another one than AirLab sends: the client that asked cannot help it."""
+
+
 class UpstreamError(AirLabError):
     """A running llama-server broke off, or answered with something that is no answer."""
 

@@ -139,7 +139,7 @@ class OpenAIApp:
     async def _pass_on(self, lease: Lease, path: str, body: bytes, reply: _Reply) -> None:
         async with await lease.upstream.send(path, body) as answer:
             if answer.status != 200:
-                raise upstream.refusal(answer.status, await answer.read(), server=lease.upstream.server)
+                raise lease.upstream.refusal(answer.status, await answer.read())
             if answer.is_stream:
                 await _pass_stream_on(answer, reply)
             else:

@@ -16,7 +16,7 @@ from app.chat.history import merged
 from app.chat.stream import Generated, Piece
 from app.errors import BadRequestError, ContextTooLongError, EngineError
 from app.fleet.lease import Lease
-from app.fleet.upstream import Upstream, refusal
+from app.fleet.upstream import Upstream
 from app.messages import Message, Role, ToolCall
 from app.tools.base import ToolSpec
 
@@ -195,7 +195,7 @@ class Call:
             body |= {"tools": toolmode.native_tools(self.tools), "parallel_tool_calls": True}
         async with await self.lease.upstream.send("/v1/chat/completions", msgspec.json.encode(body)) as answer:
             if answer.status != 200:
-                raise refusal(answer.status, await answer.read(), server=self.lease.upstream.server)
+                raise self.lease.upstream.refusal(answer.status, await answer.read())
             async for piece in self.generated.read(answer.chunks()):
                 yield piece
         self.usage.add(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.errors import AirLabError, BadRequestError, EngineAnsweredError, UpstreamError
+from app.errors import AirLabError, BadRequestError, EngineAnsweredError, KeyRefusedError, UpstreamError
 from app.fleet.channel import Channel
 from app.fleet.upstream import Upstream
 
@@ -58,7 +58,7 @@ class RemoteUpstream(Upstream):
         self.context_tokens = context_tokens
         self.broke = False
         """Whether a connection was lost, or could not be made, since it was last looked at."""
-        self._address = address
+        self._address, self._sends_key = address, bool(key)
         bearer = f"authorization: Bearer {key}\r\n" if key else ""
         self._head = f"host: {address.netloc}\r\nuser-agent: airlab\r\naccept-encoding: identity\r\n{bearer}"
         self._tls = ssl.create_default_context() if address.tls else None
@@ -67,7 +67,8 @@ class RemoteUpstream(Upstream):
         """See that it lives and has the model, and what kind of server it is.
 
         Raises:
-            AirLabError: It does not answer, refuses the key, or has no such model.
+            KeyRefusedError: It wants a key, or another one.
+            AirLabError: It does not answer, or has no such model.
         """
         self.broke = False
         listed = await self.ask("/v1/models")
@@ -79,6 +80,15 @@ class RemoteUpstream(Upstream):
             shown = ", ".join(name[:100] if name.isprintable() else repr(name)[:100] for name in names[:20])
             raise UpstreamError(f"it has no model {model!r}, but {shown}")
         self.is_llama_server = await self._has_props()
+
+    def refusal(self, status: int, body: bytes) -> AirLabError:
+        """As ever, but for 401: that is about the key that AirLab sends, and no fault of the client's."""
+        error = super().refusal(status, body)
+        if status != 401:
+            return error
+        what = "does not take the key that AirLab sends" if self._sends_key else "wants a key"
+        words = error.message.removeprefix(f"{self.server} refused the request: ")
+        return KeyRefusedError(f"{self.server} {what} (401): {words}")
 
     async def _has_props(self) -> bool:
         """Only llama-server itself answers /props, and what else it needs to count and to guide."""
@@ -104,8 +114,10 @@ class RemoteUpstream(Upstream):
 
 
 def said(exc: AirLabError, key_env: str | None) -> str:
-    """What is wrong with a server elsewhere, with what to do where that is clear."""
-    if "401" in exc.message or "403" in exc.message or "key" in exc.message.lower():
-        hint = f"check the environment variable {key_env}" if key_env else "give the model a key_env"
-        return f"{exc.message}; {hint}"
-    return exc.message
+    """What is wrong with a server elsewhere, with what to do where that is clear; on one line, whatever it sent."""
+    words = " ".join("".join(char if char.isprintable() else " " for char in exc.message).split())
+    if not isinstance(exc, KeyRefusedError):
+        return words
+    if key_env is None:
+        return f"{words}; to fix: give the model a key_env"
+    return f"{words}; to fix: set the environment variable {key_env} to a key that it takes, and start AirLab anew"

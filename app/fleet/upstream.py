@@ -133,11 +133,15 @@ class Upstream:
         async with await self.send(path, None if payload is None else msgspec.json.encode(payload)) as answer:
             data = await answer.read()
             if answer.status >= 400:
-                raise refusal(answer.status, data, server=self.server)
+                raise self.refusal(answer.status, data)
             try:
                 return msgspec.json.decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError) as exc:
                 raise UpstreamError(f"{self.server} answered {path} with something that is no JSON") from exc
+
+    def refusal(self, status: int, body: bytes) -> AirLabError:
+        """An error that it answered with, as one of ours."""
+        return refusal(status, body, server=self.server)
 
     async def healthy(self, *, timeout_s: float) -> bool:
         """True when /health answers 200: the model is loaded. It says nothing of whether generation moves."""

@@ -7,12 +7,13 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.devices.probe import Host
 from app.devices.profiles import choose_profile
-from app.errors import DrainingError, QueueFullError, UnavailableError, UpstreamError, WaitTimeoutError
-from app.fleet.afar import Address, RemoteUpstream
+from app.errors import AirLabError, DrainingError, QueueFullError, UnavailableError, UpstreamError, WaitTimeoutError
+from app.fleet.afar import Address, RemoteUpstream, said
 from app.fleet.remotes import Remote, Remotes
 from app.fleet.spec import ModelSpec, model_specs
 from app.fleet.states import Limits, State
@@ -128,6 +129,35 @@ async def test_server_that_is_away_is_said_to_be(remotes: Remotes) -> None:
     with pytest.raises(UnavailableError, match=r"not to be had from http://ray-head:8000/v1: nobody listens"):
         await remotes.wait_for("away", deadline_s=soon(), takes_slot=True)
     assert remotes.status()["away"].state is State.COOLING
+
+
+def refused(status: int, words: str, key: str | None = "k") -> AirLabError:
+    upstream = RemoteUpstream(Address.of("http://ray-head:8000/v1"), key, context_tokens=8192)
+    return upstream.refusal(status, msgspec.json.encode({"error": {"message": words}}))
+
+
+@pytest.mark.parametrize(
+    ("error", "key_env", "words"),
+    [
+        (
+            refused(401, "Invalid API Key"),
+            "VLLM_KEY",
+            "the server does not take the key that AirLab sends (401): Invalid API Key; to fix: set the environment "
+            "variable VLLM_KEY to a key that it takes, and start AirLab anew",
+        ),
+        (
+            refused(401, "Who are you?", None),
+            None,
+            "the server wants a key (401): Who are you?; to fix: give the model a key_env",
+        ),
+        (refused(403, "not from there"), "VLLM_KEY", "the server refused the request: not from there"),
+        (refused(400, "bad \x1b[31mkey\n 401"), "VLLM_KEY", "the server refused the request: bad [31mkey 401"),
+        (UpstreamError("it has no model 'monkey-403'"), "VLLM_KEY", "it has no model 'monkey-403'"),
+    ],
+)
+def test_only_a_401_is_about_the_key(error: AirLabError, key_env: str | None, words: str) -> None:
+    """Not any answer that happens to say so; and nothing of a server's words works a terminal."""
+    assert said(error, key_env) == words
 
 
 async def test_end_breaks_off_what_does_not_end_in_time(remotes: Remotes) -> None:

@@ -133,6 +133,27 @@ def test_stranger_is_sent_what_openai_has_and_our_key_alone(make_lab: MakeLab) -
         assert "x-secret" not in headers
 
 
+def test_keep_alive_of_a_request_stays_here(make_lab: MakeLab) -> None:
+    """How long a model stays loaded is that server's business, and a strict one refuses what OpenAI has not."""
+    with bare_server() as server, near(make_lab, server.url).serve() as service:
+        service.until_state("big", "ready")
+        for path in ("/v1/chat/completions", "/chat"):
+            body = {"messages": HELLO, "model": "big", "keep_alive": "10m"}
+            service.http.post(path, json=body).raise_for_status()
+        assert service.http.post("/models/big/load?keep_alive=10m").status_code == 200
+        assert len(server.chats) == 2
+        assert all("keep_alive" not in sent for _, sent in server.chats)
+
+
+def test_key_that_is_refused_meanwhile_is_no_fault_of_the_client(make_lab: MakeLab) -> None:
+    with bare_server() as server, near(make_lab, server.url, BIG_KEY="k-1").serve() as service:
+        service.until_state("big", "ready")
+        server.takes_key = False
+        answer = service.chat(model="big")
+        assert answer.status_code == 502
+        assert "does not take the key that AirLab sends (401): no" in answer.json()["error"]["message"]
+
+
 def test_tools_of_a_stranger_are_native_even_where_one_is_forced(make_lab: MakeLab) -> None:
     with bare_server() as server, near(make_lab, server.url).serve() as service:
         service.until_state("big", "ready")
@@ -169,7 +190,7 @@ class Stranger(ThreadingHTTPServer):
 
     def __init__(self, models: tuple[str, ...]) -> None:
         super().__init__(("127.0.0.1", 0), _Strange)
-        self.models, self.up = models, True
+        self.models, self.up, self.takes_key = models, True, True
         self.connections: list[socket.socket] = []
         self.chats: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
@@ -197,6 +218,9 @@ class _Strange(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if not self.server.up:
             self._answer(503, {"error": {"message": "no"}})
+            return
+        if not self.server.takes_key:
+            self._answer(401, {"error": {"message": "no"}})
             return
         self.server.chats.append(({name.lower(): value for name, value in self.headers.items()}, body))
         if not body.get("stream"):
