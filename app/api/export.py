@@ -96,7 +96,10 @@ def _session(found: Harvested, server_prompt: str) -> export.Session:
         info.updated_ms,
         [
             export.Conversation(
-                branch.messages, server_prompt if branch.system_prompt is None else branch.system_prompt
+                branch.messages,
+                server_prompt if branch.system_prompt is None else branch.system_prompt,
+                branch.message_id,
+                branch.is_active,
             )
             for branch in found.branches
         ],

@@ -43,6 +43,10 @@ class Conversation:
 
     messages: Sequence[Message]
     system_prompt: str
+    message_id: int
+    """Of its last answer: what ``/sessions/{id}/switch`` takes."""
+    is_active: bool
+    """Whether a new message would go on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +125,27 @@ def _json(session: Session, shown: Shown) -> str:
         "name": session.name,
         "created_ms": session.created_ms,
         "updated_ms": session.updated_ms,
-        "conversations": [{"messages": wire_messages(branch, shown)} for branch in session.conversations],
+        "conversations": [
+            {
+                "branch": number,
+                "message_id": branch.message_id,
+                "active": branch.is_active,
+                "messages": wire_messages(branch, shown),
+            }
+            for number, branch in enumerate(session.conversations, start=1)
+        ],
     }
     return json.dumps(told, ensure_ascii=False)
 
 
 def _markdown(session: Session, shown: Shown) -> str:
-    return "\n".join(_page(session, shown, title="# {}\n", part="## Branch {}\n", said=_markdown_message))
+    return "\n".join(
+        _page(session, shown, title="# {}\n", part="## Branch {}, up to message {}{}\n", said=_markdown_message)
+    )
 
 
 def _text(session: Session, shown: Shown) -> str:
-    return "\n".join(_page(session, shown, title="{}", part="[branch {}]", said=_text_message))
+    return "\n".join(_page(session, shown, title="{}", part="[branch {}, up to message {}{}]\n", said=_text_message))
 
 
 def _page(
@@ -142,7 +156,7 @@ def _page(
     yield f"{_one_line(session.session_id)}, {at}\n"
     for number, conversation in enumerate(session.conversations, start=1):
         if len(session.conversations) > 1:
-            yield part.format(number)
+            yield part.format(number, conversation.message_id, ", the active one" if conversation.is_active else "")
         yield from (said(message) for message in wire_messages(conversation, shown))
 
 

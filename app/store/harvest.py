@@ -40,6 +40,10 @@ class Branch:
     messages: tuple[Message, ...]
     system_prompt: str | None
     """What the last turn's request, or the session, set; None: the server's."""
+    message_id: int
+    """Of the answer that it ends with."""
+    is_active: bool
+    """Whether a new message would go on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +123,5 @@ def _path(stored: Mapping[int, StoredMessage], leaf: int) -> list[StoredMessage]
 def _branch(info: SessionInfo, prompts: Mapping[int, str | None], path: Sequence[StoredMessage]) -> Branch:
     asked = prompts.get(path[-1].turn_id)
     prompt = info.settings.system_prompt if asked is None else asked
-    return Branch(tuple(stored.message for stored in path), prompt)
+    last = path[-1].id
+    return Branch(tuple(stored.message for stored in path), prompt, last, last == info.head)

@@ -61,7 +61,8 @@ FINE_TUNING = {
 
 
 def session(*branches: tuple[Message, ...], name: str | None = "A name") -> Session:
-    return Session("s", name, 0, 1000, [Conversation(branch, "Be exact.") for branch in branches])
+    told = [Conversation(branch, "Be exact.", 10 * at, at == len(branches)) for at, branch in enumerate(branches, 1)]
+    return Session("s", name, 0, 1000, told)
 
 
 def line(shown: Shown, *messages: Message) -> dict[str, Any]:
@@ -140,16 +141,33 @@ def test_markdown_keeps_fences_in_a_fence() -> None:
     assert told.startswith("# A name\n")
 
 
-def test_pages_of_several_branches_number_them() -> None:
-    assert "[branch 2]" in rendered(session(ALL, ALL), Shown(), "text")
+def test_pages_of_several_branches_tell_them_apart() -> None:
+    text, page = (rendered(session(ALL, ALL), Shown(), form) for form in ("text", "markdown"))
+
+    assert "\n\n[branch 1, up to message 10]\n\n" in text
+    assert "\n\n[branch 2, up to message 20, the active one]\n\n" in text
+    assert "\n\n## Branch 1, up to message 10\n\n" in page
+    assert "\n\n## Branch 2, up to message 20, the active one\n\n" in page
     assert rendered(session(ALL, name=None), Shown(), "text").startswith("s\n")
+    assert "branch" not in rendered(session(ALL), Shown(), "text")
+
+
+def test_json_names_each_branch_and_training_data_none() -> None:
+    both = session(ALL, ALL)
+    told = json.loads(rendered(both, Shown(), "json"))["conversations"]
+
+    assert [[found[name] for name in ("branch", "message_id", "active")] for found in told] == [
+        [1, 10, False],
+        [2, 20, True],
+    ]
+    assert all(set(json.loads(row)) == {"messages"} for row in rendered(both, Shown(), "jsonl").split("\n")[:-1])
 
 
 @pytest.mark.parametrize(("form", "count"), [("jsonl", 3), ("json", 1), ("markdown", 1), ("text", 1)])
 def test_lines_of_a_session_are_rendered_one_at_a_time_and_come_to_the_same(form: Format, count: int) -> None:
     """Branches may share a long text, and each line of an export repeats it."""
-    session = Session("s", None, 0, 0, [Conversation((USER, Message("assistant", str(n))), "") for n in range(3)])
-    pieces = [rendered(part, Shown(), form) for part in parts(session, form)]
+    several = session(*((USER, Message("assistant", str(n))) for n in range(3)))
+    pieces = [rendered(part, Shown(), form) for part in parts(several, form)]
 
     assert len(pieces) == count
-    assert "".join(pieces) == rendered(session, Shown(), form)
+    assert "".join(pieces) == rendered(several, Shown(), form)

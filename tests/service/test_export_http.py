@@ -54,6 +54,11 @@ def test_the_wanted_branches_of_the_wanted_sessions(lab: Lab) -> None:
 
         assert lines(service) == [["uno", "uno"], ["b", "b"]]
         assert lines(service, branches="all") == [["one", "one", "two", "two"], ["uno", "uno"], ["b", "b"]]
+        told = export(service, f"{path}/export", format="json", branches="all").json()["sessions"][0]["conversations"]
+        assert [(branch["branch"], branch["active"]) for branch in told] == [(1, False), (2, True)]
+        back = service.http.post(f"{path}/switch", json={"message_id": told[0]["message_id"]}).raise_for_status()
+        assert [message["content"] for message in back.json()["messages"]] == ["one", "one", "two", "two"]
+        service.http.post(f"{path}/switch", json={"message_id": told[1]["message_id"]}).raise_for_status()
         assert lines(service, pinned=True) == lines(service, session_id="b") == [["b", "b"]]
         assert lines(service, session_id=["b", "a/1"]) == lines(service)
         assert lines(service, since="2000-01-01") == lines(service)
