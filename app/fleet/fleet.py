@@ -30,7 +30,7 @@ from app.fleet.logs import LastWords, LogLines
 from app.fleet.memory import Budget, Cramped
 from app.fleet.meter import Memory
 from app.fleet.queue import Queue
-from app.fleet.records import Fault, after_fault
+from app.fleet.records import Fault, after_fault, after_load
 from app.fleet.remotes import Remote, Remotes
 from app.fleet.spec import ModelSpec, with_fit
 from app.fleet.states import (
@@ -400,6 +400,8 @@ class Fleet:
             case BecameReady(took_s):
                 instance.last_used_s, instance.load_s = time.monotonic(), took_s
                 self._queue.paces.loaded(key, took_s)
+                if key in self._records:
+                    self._records[key] = after_load(self._records[key])
                 self._set_state(instance, State.READY, None)
                 self._ledger.came()
                 self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid, instance.container))
