@@ -29,6 +29,7 @@ from app.fleet.ledger import MemoryLedger
 from app.fleet.logs import LastWords, LogLines
 from app.fleet.memory import Budget, Cramped
 from app.fleet.meter import Memory
+from app.fleet.paces import Paces
 from app.fleet.queue import Queue
 from app.fleet.records import Fault, after_fault, after_load
 from app.fleet.remotes import Remote, Remotes
@@ -71,8 +72,18 @@ class Fleet:
         limits: Limits | None = None,
         *,
         memory: Memory | None = None,
+        paces_file: Path | None = None,
     ) -> None:
-        """A fleet that wants nothing yet. Without ``memory`` none is looked at, and places alone count."""
+        """A fleet that wants nothing yet.
+
+        Args:
+            engine: Runs llama-servers.
+            run_dir: Where their sockets lie.
+            journal: Told what happens.
+            limits: The fleet's numbers.
+            memory: How memory is looked at; without it places alone count.
+            paces_file: Where it is kept how long models took; without it that is as old as the fleet.
+        """
         self.limits = limits or Limits()
         self._engine, self._run_dir, self._journal = engine, run_dir, journal
         self._remotes = Remotes(journal, self.limits)
@@ -80,7 +91,7 @@ class Fleet:
         self._max_loaded = 1
         self._instances: dict[int, Instance] = {}
         self._ready: dict[str, Instance] = {}
-        self._queue = Queue(self.limits)
+        self._queue = Queue(self.limits, Paces(quiet_s=self.limits.quiet_s, file=paces_file))
         self._records: dict[str, Record] = {}
         self._desired: set[str] = set()
         self._last_words = LastWords()
@@ -107,7 +118,7 @@ class Fleet:
             if spec.section.preload and not (before and before.section.preload):
                 self._desired.add(key)
         self._desired &= models.keys()
-        self._queue.paces.keep(models)
+        self._queue.paces.only(models)
         places = max_loaded or (_MOST_LOADED if self._ledger.is_read else 1)
         self._models, self._max_loaded = models, places
         self._ledger.want(models, budget or Budget())
@@ -222,14 +233,14 @@ class Fleet:
         instances = tuple(self._instances.values())
         gone = [asyncio.create_task(instance.gone.wait()) for instance in instances]
         if not gone:
-            await asyncio.gather(remotes, self._ledger.close())
+            await asyncio.gather(remotes, self._ledger.close(), self._queue.paces.close())
             return True
         await asyncio.wait(gone, timeout=drain_s)
         self.break_off()
         _, left = await asyncio.wait(gone, timeout=self.limits.stop_grace_s + 10)
         for task in left:
             task.cancel()
-        await asyncio.gather(remotes, self._ledger.close())
+        await asyncio.gather(remotes, self._ledger.close(), self._queue.paces.close())
         return not left
 
     def break_off(self) -> None:
