@@ -1,12 +1,35 @@
-"""Replaces a file so that whoever reads it, also after a crash, finds all of the old one or all of the new one."""
+"""Small files: replaced so that whoever reads one, also after a crash, finds all of the old one or all of the new one.
+
+Read so that nothing that lies there instead of one, such as a FIFO, makes anybody wait.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+
+def read_regular(file: Path, *, most_bytes: int) -> tuple[bytes, int]:
+    """What a small regular file holds, and its permissions; one byte more than ``most_bytes`` is read of a longer one.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file.
+    """
+    # Without O_NONBLOCK, opening a FIFO waits until somebody writes to it.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(file))
+        with os.fdopen(descriptor, "rb", closefd=False) as opened:
+            return opened.read(most_bytes + 1), stat.S_IMODE(mode)
+    finally:
+        os.close(descriptor)
 
 
 def replace_file(

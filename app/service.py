@@ -109,7 +109,8 @@ class Service:
         host = probe(self.engine.native, settings.launcher)
         closed = None if trouble is None else _CLOSED
         memory = host_memory(host, settings, base_bytes=self.engine.base_bytes)
-        self.fleet = Fleet(self.engine, settings.run_dir, self.journal, limits, memory=memory)
+        paces_file = settings.state / "paces.json"
+        self.fleet = Fleet(self.engine, settings.run_dir, self.journal, limits, memory=memory, paces_file=paces_file)
         self.database = Database(settings.state / "airlab.db")
         self.sessions, self.audit = Sessions(self.database), Audit(self.database)
         self.catalog, self.branches = Catalog(self.database), Branches(self.database)

@@ -6,7 +6,6 @@ Keys never leave this module as plain text: they are ``SecretStr``, so that a lo
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
+from app.files import read_regular
 
 _KEY_BYTES = 1024
 _DOCKER_SECRETS = Path("/run/secrets")
@@ -109,9 +109,8 @@ def _key_in_file(settings: Settings, name: str) -> SecretStr | None:
     if getattr(settings, name) is not None:
         raise SettingsError(f"{variable} and AIRLAB_{name.upper()} are both set; set one of them")
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            key = file.read(_KEY_BYTES + 1).decode().strip()
+        data, mode = read_regular(path, most_bytes=_KEY_BYTES)
+        key = data.decode().strip()
     except (OSError, ValueError) as exc:
         raise SettingsError(f"{variable} names {path}, which cannot be read as a key: {exc}") from exc
     # Docker lays its secrets there for one container alone, readable by every user in it.

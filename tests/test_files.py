@@ -1,4 +1,4 @@
-"""Replacing a file: whoever reads finds all of the old one or all of the new one, whatever goes wrong."""
+"""Small files: replaced so that whoever reads finds all of the old one or all of the new one; read without waiting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.files import replace_file
+from app.files import read_regular, replace_file
 
 OLD, NEW = b"old", b"new and longer"
 
@@ -163,3 +163,15 @@ def test_fault_116_full_disk_leaves_the_old_file_and_nothing_beside_it(small_dis
 def test_folder_that_is_not_there_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         replace_file(tmp_path / "nowhere" / "file", NEW)
+
+
+def test_of_a_long_file_no_more_is_read_than_shows_that_it_is_too_long(file: Path) -> None:
+    file.chmod(0o640)
+    assert read_regular(file, most_bytes=3) == (OLD, 0o640)
+    assert read_regular(file, most_bytes=1) == (OLD[:2], 0o640)
+
+
+def test_fifo_in_the_place_of_a_file_makes_nobody_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        read_regular(tmp_path / "pipe", most_bytes=10)

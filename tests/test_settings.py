@@ -124,6 +124,18 @@ def test_key_file_that_is_missing_or_beside_a_key_is_refused(tmp_path: Path, mon
         read_settings()
 
 
+@pytest.mark.parametrize("what", ["fifo", "folder"])
+def test_key_file_that_is_no_file_is_refused_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Whoever opens a FIFO that nobody writes to waits for ever: AirLab would not start, and not say why."""
+    place = tmp_path / "admin.key"
+    os.mkfifo(place, 0o600) if what == "fifo" else place.mkdir(0o700)
+    monkeypatch.setenv("AIRLAB_ADMIN_KEY_FILE", str(place))
+    with pytest.raises(SettingsError, match=r"AIRLAB_ADMIN_KEY_FILE names .* cannot be read as a key: .*regular file"):
+        read_settings()
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         read_settings().port = 1  # type: ignore[misc] # mypy knows it, too

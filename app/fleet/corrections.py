@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.files import replace_file
+from app.files import read_regular, replace_file
 from app.fleet.spec import ModelSpec
 
 log = logging.getLogger("airlab")
@@ -49,12 +49,12 @@ def ratios_of(known: Mapping[str, Measured], models: Mapping[str, ModelSpec]) ->
 def read_corrections(file: Path) -> dict[str, Measured]:
     """What is known, by key. A file that cannot be used is as none: the next run measures anew."""
     try:
-        text = file.read_text(encoding="utf-8") if file.stat().st_size <= _MOST_BYTES else "{}"
-        said = json.loads(text)
+        data, _ = read_regular(file, most_bytes=_MOST_BYTES)
+        said = json.loads(data) if len(data) <= _MOST_BYTES else {}
         return {str(key): _measured(entry) for key, entry in said.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError) as exc:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as exc:
         log.warning("%s cannot be used, so estimates are not corrected: %s", file, exc)
         return {}
 

@@ -3,8 +3,9 @@
 Pure: facts in, actions out; no clock, no process, no socket. ``reconcile.py`` carries the actions out and asks again
 until there are none. Waiters of one model are served in order of arrival, and models in the order of those who waited
 for them first: A B C A B C runs as A A B B C C. One who waits for a place, or for memory, is overtaken only by those
-who came before their patience ended (``Limits.fairness_s``). Whether a model fits is asked of ``admit.py``, who goes
-for it of ``evict.py``, why one is not even tried of ``refusals.py``.
+who came before their patience ended (``Limits.fairness_s``). Those whose model stalled at its last load count as come
+when it did: who held the place for nothing goes to the end of the line. Whether a model fits is asked of ``admit.py``,
+who goes for it of ``evict.py``, why one is not even tried of ``refusals.py``.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def decide(fleet: FleetState, limits: Limits, *, now_s: float) -> list[Action]:
     for instance in fleet.instances:
         decision.settle(instance)
     decision.shed()
-    for waiter in fleet.waiters:
+    for waiter in sorted(fleet.waiters, key=decision.came_s):
         decision.serve(waiter)
     decision.start_desired()
     return decision.actions
@@ -107,6 +108,12 @@ class _Decision:
                 self._send_away(instance, Why.EVICTED)
             else:
                 kept.add(instance.key)
+
+    def came_s(self, waiter: WaiterFacts) -> float:
+        """When it counts as come: who waited for a load that stalled is behind those who waited for its place."""
+        record = self._fleet.records.get(waiter.key)
+        stalled_s = record.failures_s[-1] if record is not None and record.stalled_loads else waiter.since_s
+        return max(waiter.since_s, stalled_s)
 
     def serve(self, waiter: WaiterFacts) -> None:
         """Grant, refuse, or make room and let wait."""
@@ -294,7 +301,7 @@ class _Decision:
         def ordered(candidates: list[InstanceFacts]) -> list[InstanceFacts]:
             return in_order(candidates, self._fleet.models, now_s=self._now_s)
 
-        patience_ends_s = waiter.since_s + self._limits.fairness_s
+        patience_ends_s = self.came_s(waiter) + self._limits.fairness_s
         idle_victims = fewest(ordered(idle), enough)
         victims = idle_victims or fewest([*ordered(idle), *ordered([i for i in ready if i not in idle])], enough)
         if victims is None:

@@ -1,18 +1,16 @@
-"""How long somebody will wait for a model, as far as loads and requests so far tell: a guess, never a promise."""
+"""How long somebody will wait for a model, as far as loads and requests so far tell: a guess, never a promise. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from app.fleet.states import ON_ITS_WAY_OUT, FleetState, InstanceFacts, State, WaiterFacts
 
 _NEW_SHARE = 0.3
 """Weight of the newest request in the mean: the last few count most."""
-_COME_BACK_S, _MOST_COME_BACK_S = 5.0, 60.0
-"""What one is told whom the queue has no room for, where nothing was measured, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,43 +32,14 @@ class Pace:
         return replace(self, held_s=mean_s)
 
 
-_UNKNOWN = Pace()
-
-
-class Paces:
-    """How long each model took lately; the fleet's, and as old as the service."""
-
-    def __init__(self, *, quiet_s: float) -> None:
-        """Nothing was measured yet; ``quiet_s`` is how long a model is left alone before it is evicted."""
-        self._quiet_s = quiet_s
-        self._paces: dict[str, Pace] = {}
-
-    def keep(self, keys: Collection[str]) -> None:
-        """Forget all others."""
-        self._paces = {key: pace for key, pace in self._paces.items() if key in keys}
-
-    def loaded(self, key: str, took_s: float) -> None:
-        """A load has ended."""
-        self._paces[key] = self._paces.get(key, _UNKNOWN).after_load(took_s)
-
-    def served(self, key: str, held_s: float) -> None:
-        """A request has ended."""
-        self._paces[key] = self._paces.get(key, _UNKNOWN).after_request(held_s)
-
-    def eta_s(self, fleet: FleetState, waiter: WaiterFacts, *, now_s: float) -> float | None:
-        """As ``wait_s``."""
-        return wait_s(fleet, waiter, self._paces, quiet_s=self._quiet_s, now_s=now_s)
-
-    def come_back_s(self, fleet: FleetState, waiter: WaiterFacts, *, now_s: float) -> float:
-        """When one whom the queue has no room for may try again: when half of those who wait now are served."""
-        seconds = self.eta_s(fleet, waiter, now_s=now_s)
-        return _COME_BACK_S if seconds is None else min(seconds / 2, _MOST_COME_BACK_S)
+UNKNOWN = Pace()
+"""Of a model that nothing was measured of."""
 
 
 def wait_s(
     fleet: FleetState, waiter: WaiterFacts, paces: Mapping[str, Pace], *, quiet_s: float, now_s: float
 ) -> float | None:
-    """Seconds until this waiter is served; None where something that comes before was never measured. Pure.
+    """Seconds until this waiter is served; None where something that comes before was never measured.
 
     Models that are asked for before this one are taken to need the same place: it may come sooner.
 
@@ -82,7 +51,7 @@ def wait_s(
         now_s: On the clock of the fleet.
     """
     before = [other for other in fleet.waiters if other.id < waiter.id]
-    own, pace = _current(fleet, waiter.key), paces.get(waiter.key, _UNKNOWN)
+    own, pace = _current(fleet, waiter.key), paces.get(waiter.key, UNKNOWN)
     ahead = sum(other.key == waiter.key and other.takes_slot for other in before)
     if own is not None:
         return _on(own, ahead, pace, now_s=now_s)
@@ -104,7 +73,7 @@ def _on(instance: InstanceFacts, ahead: int, pace: Pace, *, now_s: float) -> flo
 
 def _turn_of(fleet: FleetState, key: str, waiting: int, paces: Mapping[str, Pace], *, now_s: float) -> float | None:
     """Until another model has served those who wait for it."""
-    pace, own = paces.get(key, _UNKNOWN), _current(fleet, key)
+    pace, own = paces.get(key, UNKNOWN), _current(fleet, key)
     if own is not None:
         return _on(own, waiting, pace, now_s=now_s)
     return _sum([pace.load_s, _rounds(math.ceil(waiting / _slots(fleet, key)), pace.held_s)])

@@ -19,6 +19,7 @@ from app.fleet.lease import Lease, Note
 from app.fleet.logs import LogLines
 from app.fleet.memory import Budget
 from app.fleet.meter import Memory
+from app.fleet.paces import Paces
 from app.fleet.reconcile import Reconciler
 from app.fleet.remotes import Remote, Remotes
 from app.fleet.spec import ModelSpec
@@ -40,11 +41,22 @@ class Fleet:
         limits: Limits | None = None,
         *,
         memory: Memory | None = None,
+        paces_file: Path | None = None,
     ) -> None:
-        """A fleet that wants nothing yet. Without ``memory`` none is looked at, and places alone count."""
+        """A fleet that wants nothing yet.
+
+        Args:
+            engine: Runs llama-servers.
+            run_dir: Where their sockets lie.
+            journal: Told what happens.
+            limits: The fleet's numbers.
+            memory: How memory is looked at; without it places alone count.
+            paces_file: Where it is kept how long models took; without it that is as old as the fleet.
+        """
         self.limits = limits or Limits()
         self._remotes = Remotes(journal, self.limits)
-        self._reconciler = Reconciler(engine, run_dir, journal, self.limits, memory)
+        paces = Paces(quiet_s=self.limits.quiet_s, file=paces_file)
+        self._reconciler = Reconciler(engine, run_dir, journal, self.limits, memory, paces)
 
     def want(self, models: Mapping[str, ModelSpec], *, max_loaded: int | None, budget: Budget | None = None) -> None:
         """What should be; the rest follows. A model whose run is the same keeps running.
@@ -150,14 +162,14 @@ class Fleet:
         remotes = asyncio.create_task(self._remotes.drain(within_s=drain_s))
         gone = [asyncio.create_task(instance.gone.wait()) for instance in instances]
         if not gone:
-            await asyncio.gather(remotes, self._reconciler.ledger.close())
+            await asyncio.gather(remotes, self._reconciler.close())
             return True
         await asyncio.wait(gone, timeout=drain_s)
         self.break_off()
         _, left = await asyncio.wait(gone, timeout=self.limits.stop_grace_s + 10)
         for task in left:
             task.cancel()
-        await asyncio.gather(remotes, self._reconciler.ledger.close())
+        await asyncio.gather(remotes, self._reconciler.close())
         return not left
 
     def break_off(self) -> None:

@@ -204,9 +204,11 @@ class Instance:
             if _moved(seen, now, seconds=now_s - moved_s):
                 seen, moved_s = now, now_s
             elif now_s - moved_s > self._limits.load_stall_s:
-                raise self._broken(running, f"nothing moved for {self._limits.load_stall_s:.0f} s while it loaded")
+                what = f"nothing moved for {self._limits.load_stall_s:.0f} s while it loaded"
+                raise _BrokenError(Fault(with_log(what, running.last_lines()), is_verdict=False, stalled_load=True))
             if now_s - begun_s > self._limits.load_total_s:
-                raise self._broken(running, f"it was not ready after {self._limits.load_total_s / 60:.0f} minutes")
+                what = f"it was not ready after {self._limits.load_total_s / 60:.0f} minutes"
+                raise _BrokenError(Fault(with_log(what, running.last_lines()), is_verdict=True))
         return time.monotonic() - begun_s
 
     async def _until_broken(self, running: Running, exited: asyncio.Task[Exit]) -> None:
@@ -232,9 +234,6 @@ class Instance:
         if exited.done():
             self.ended.set()
         return exited.done()
-
-    def _broken(self, running: Running, what: str) -> _BrokenError:
-        return _BrokenError(Fault(with_log(what, running.last_lines()), is_verdict=False))
 
     async def _stop(self, because: AirLabError) -> None:
         self.ended.set()

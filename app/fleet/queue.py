@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from app.errors import AirLabError, QueueFullError
-from app.fleet.eta import Paces
 from app.fleet.instance import Instance
 from app.fleet.lease import Waiter, Waiting
+from app.fleet.paces import Paces
 from app.fleet.states import FleetState, Limits, State, WaiterFacts
 
 
 class Queue:
     """The waiters of one fleet."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, paces: Paces) -> None:
         """Nobody waits yet."""
-        self.paces = Paces(quiet_s=limits.quiet_s)
+        self.paces = paces
         """What was measured of loads and requests, which tells how long somebody will wait."""
         self._limits = limits
         self._waiters: dict[int, Waiter] = {}

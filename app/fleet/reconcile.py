@@ -7,6 +7,7 @@ here awaits: what callers ask for, and wait for, is the business of ``fleet.py``
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import time
@@ -28,8 +29,9 @@ from app.fleet.ledger import MemoryLedger
 from app.fleet.logs import LastWords, LogLines
 from app.fleet.memory import Budget
 from app.fleet.meter import Memory
+from app.fleet.paces import Paces
 from app.fleet.queue import Queue
-from app.fleet.records import Fault, after_fault
+from app.fleet.records import Fault, after_fault, after_load
 from app.fleet.spec import ModelSpec, with_fit
 from app.fleet.states import (
     Action,
@@ -61,7 +63,7 @@ class Reconciler:
     """Brings what runs here to what should, whenever either changes."""
 
     def __init__(
-        self, engine: Engine, run_dir: Path, journal: Journal, limits: Limits, memory: Memory | None = None
+        self, engine: Engine, run_dir: Path, journal: Journal, limits: Limits, memory: Memory | None, paces: Paces
     ) -> None:
         """Wants nothing yet. Without ``memory`` none is looked at, and places alone count."""
         self.instances: dict[int, Instance] = {}
@@ -71,7 +73,7 @@ class Reconciler:
         self._models: Mapping[str, ModelSpec] = {}
         self._max_loaded = 1
         self._ready: dict[str, Instance] = {}
-        self._queue = Queue(limits)
+        self._queue = Queue(limits, paces)
         self._records: dict[str, Record] = {}
         self._desired: set[str] = set()
         self._last_words = LastWords()
@@ -90,7 +92,7 @@ class Reconciler:
             if spec.section.preload and not (before and before.section.preload):
                 self._desired.add(key)
         self._desired &= models.keys()
-        self._queue.paces.keep(models)
+        self._queue.paces.only(models)
         self._models, self._max_loaded = models, max_loaded or (_MOST_LOADED if self.ledger.is_read else 1)
         self.ledger.want(models, budget)
         self.step()
@@ -137,6 +139,10 @@ class Reconciler:
         """Stop every instance now, whatever it is busy with."""
         for instance in tuple(self.instances.values()):
             self._stop(instance, Why.SHUTDOWN)
+
+    async def close(self) -> None:
+        """Let what is being read or written down end."""
+        await asyncio.gather(self.ledger.close(), self._queue.paces.close())
 
     # Slots and the queue for them.
 
@@ -301,6 +307,8 @@ class Reconciler:
             case BecameReady(took_s):
                 instance.last_used_s, instance.load_s = time.monotonic(), took_s
                 self._queue.paces.loaded(key, took_s)
+                if key in self._records:
+                    self._records[key] = after_load(self._records[key])
                 self._set_state(instance, State.READY, None)
                 self.ledger.came()
                 self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid, instance.container))

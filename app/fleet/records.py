@@ -1,4 +1,7 @@
-"""What is remembered of a model's faults, and for how long: cool-downs that double, a budget, less memory. Pure."""
+"""What is remembered of a model's faults: cool-downs that double, a budget, loads that stalled in a row, less memory.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ class Fault:
     """So many faults are too many, where that is fewer than the budget of restarts."""
     stalled: bool = False
     """Whether it ran, and did nothing."""
+    stalled_load: bool = False
+    """Whether nothing moved while it loaded."""
     ran_out: Literal["GPU", "host"] | None = None
     """Whose memory was used up while it loaded, if that was it."""
 
@@ -32,6 +37,9 @@ def after_fault(
     record: Record, fault: Fault, limits: Limits, *, now_s: float, fitted: Fitted | None = None, others: int = 0
 ) -> Record:
     """The record with one more fault: cooling, or failed when it is a verdict or the budget of restarts is spent.
+
+    A load that stalls takes minutes in which nobody else can have the place, so the window of the budget never sees
+    enough of them: they are counted in a row instead, however long they took.
 
     Args:
         record: What was remembered before.
@@ -42,16 +50,25 @@ def after_fault(
         others: Engines that were there beside it.
     """
     recent = (*(at_s for at_s in record.failures_s if at_s > now_s - limits.budget_window_s), now_s)
-    base = replace(record, failures_s=recent, last_fault=fault.message)
+    stalled = record.stalled_loads + 1 if fault.stalled_load else 0
+    base = replace(record, failures_s=recent, last_fault=fault.message, stalled_loads=stalled)
     if fault.ran_out is not None:
         takes, room = (fitted.estimate.takes, fitted.room) if fitted else ({}, {})
         base = replace(base, cramped=Cramped(fault.ran_out, takes, others, now_s, room))
     if fault.is_verdict:
         return replace(base, cooling_until_s=None, failure=Failure(now_s, fault.message, fault.can_pass))
+    if stalled >= limits.stalled_loads:
+        message = f"it stalled {stalled} times in a row while it loaded; last: {fault.message}"
+        return replace(base, cooling_until_s=None, failure=Failure(now_s, message, can_pass=True))
     if len(recent) >= min(fault.most or len(limits.cooling_s) + 1, len(limits.cooling_s) + 1):
         message = f"it failed {len(recent)} times in {limits.budget_window_s / 60:.0f} minutes; last: {fault.message}"
         return replace(base, cooling_until_s=None, failure=Failure(now_s, message, can_pass=True))
     return replace(base, cooling_until_s=now_s + limits.cooling_s[len(recent) - 1], failure=None)
+
+
+def after_load(record: Record) -> Record:
+    """The record of a model that is ready: its loads do not stall."""
+    return replace(record, stalled_loads=0)
 
 
 def still_cramped(record: Record | None, room: Mapping[str, int], limits: Limits, *, now_s: float) -> Cramped | None:

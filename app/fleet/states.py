@@ -54,6 +54,9 @@ class Limits:
     load_stall_s: float = 120.0
     """A load in which nothing moves for this long is given up."""
     load_total_s: float = 1800.0
+    """A load that takes longer is given up, and not tried again at once: it moved, and led nowhere."""
+    stalled_loads: int = 2
+    """So many loads in a row in which nothing moved are too many: each held a place for minutes."""
     hung_s: float = 60.0
     """A busy engine that neither sends a byte nor uses the processor for this long is hung."""
     silent_s: float = 1800.0
@@ -160,6 +163,8 @@ class Record:
     cooling_until_s: float | None = None
     failure: Failure | None = None
     last_fault: str = ""
+    stalled_loads: int = 0
+    """Its last loads, in a row, in which nothing moved."""
     cramped: Cramped | None = None
     """What the last start ran out of, where it did; ``records.still_cramped`` says for how long that counts."""
 

@@ -26,8 +26,9 @@ from app.manifest.schema import ModelSection
 from app.settings import Settings
 from app.units import MIB
 from app.weights.gguf import read_header
-from app.weights.hub import RemoteFile, files_on_hub
-from app.weights.places import name_in_url, targets
+from app.weights.hub import MAX_FILE_BYTES, RemoteFile
+from app.weights.places import targets
+from app.weights.sources import files_of, source_of
 from app.weights.transfer import Patience, Progress, Transfer, room_for
 
 log = logging.getLogger("airlab")
@@ -37,7 +38,6 @@ AT_ONCE = 3
 RESERVE_BYTES = 256 * MIB
 """Kept free on the disk: for the database, and for whatever else lives there."""
 _TICK_S, _RATE_S = 1.0, 8.0
-_MAX_FILE_BYTES = 2**50
 
 Phase = Literal["waiting", "resolving", "downloading", "verifying"]
 Outcome = Literal["done", "failed", "cancelled"]
@@ -45,7 +45,7 @@ Outcome = Literal["done", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class DownloadStarted(Fact):
-    """Somebody asked for a model's files, and they begin to come."""
+    """Somebody asked for a model's files."""
 
     model: str
     source: str
@@ -208,13 +208,27 @@ class Downloads:
         self._threads: ThreadPoolExecutor | None = None
         self._taking = threading.Lock()
 
-    def start(self, key: str, section: ModelSection, *, actor: str = "local") -> Job:
+    def start(
+        self,
+        key: str,
+        section: ModelSection,
+        *,
+        actor: str = "local",
+        first: Callable[[], Awaitable[None]] | None = None,
+    ) -> Job:
         """The job that brings this model: the one that goes on already, or a new one.
+
+        Args:
+            key: The model.
+            section: What the manifest says of it.
+            actor: Who asks.
+            first: Awaited before anything is downloaded; the job ends with what it raises. Not asked of one that goes
+                on already: what has begun to come is no longer saved.
 
         Raises:
             BadRequestError: The manifest names no source.
         """
-        source = section.hf_repo or section.download_url
+        source = source_of(section)
         if source is None:
             raise BadRequestError(
                 f"{key} says nowhere where it can be downloaded; give it an hf_repo or a download_url"
@@ -227,7 +241,8 @@ class Downloads:
             return before
         job = self._jobs[identity] = Job(source, {key})
         self._journal.note(DownloadStarted(key, source, actor))
-        job.task = asyncio.create_task(self._run(job, section, after=before.task if before is not None else None))
+        after = before.task if before is not None else None
+        job.task = asyncio.create_task(self._run(job, section, after=after, first=first))
         self._tasks.add(job.task)
         job.task.add_done_callback(self._tasks.discard)
         return job
@@ -272,11 +287,20 @@ class Downloads:
 
     # One job.
 
-    async def _run(self, job: Job, section: ModelSection, *, after: asyncio.Task[None] | None) -> None:
+    async def _run(
+        self,
+        job: Job,
+        section: ModelSection,
+        *,
+        after: asyncio.Task[None] | None,
+        first: Callable[[], Awaitable[None]] | None,
+    ) -> None:
         ticker = asyncio.create_task(self._tick(job))
         try:
             if after is not None:  # a cancelled one lets go of its file in a moment
                 await asyncio.wait({after})
+            if first is not None:
+                await first()
             await self._in_thread(partial(self._bring, job, section))
             await self._arrived()
             took_s = round(time.monotonic() - job.begun_s, 1)
@@ -294,7 +318,7 @@ class Downloads:
     async def _bring(self, job: Job, section: ModelSection) -> None:
         """All files of a job, one after another. In a thread, in a loop of its own."""
         job.phase = "resolving"
-        files = self._files(section)
+        files = files_of(section, self._settings)
         places = [self._models_dir / place for place in targets(section, tuple(file.name for file in files))]
         self._take(job, places, files)
         job.phase = "downloading"
@@ -305,17 +329,6 @@ class Downloads:
                 continue
             make_room = partial(self._make_room, job)
             await Transfer(file, place, verify, make_room, self._patience, progress).run()
-
-    def _files(self, section: ModelSection) -> tuple[RemoteFile, ...]:
-        if section.hf_repo:
-            return files_on_hub(section.hf_repo, self._settings)
-        url = section.download_url or ""
-        name = section.filename or name_in_url(url)
-        if name is None:
-            raise DownloadError(f"{url} does not end in the name of a .gguf file; give the model a filename")
-        if self._settings.hf_hub_offline:
-            raise DownloadError("HF_HUB_OFFLINE is set, so nothing is downloaded; unset it")
-        return (RemoteFile(name.rpartition("/")[2], url, sha256=section.sha256),)
 
     def _take(self, job: Job, places: Sequence[Path], files: Sequence[RemoteFile]) -> None:
         """The places are this job's from now on. Raises DownloadError where another one writes to one of them."""
@@ -329,7 +342,7 @@ class Downloads:
             job.files = tuple(zip(places, progress, strict=True))
 
     def _make_room(self, job: Job, needed_bytes: int) -> None:
-        if needed_bytes > _MAX_FILE_BYTES:
+        if needed_bytes > MAX_FILE_BYTES:
             raise DownloadError(f"the server says that {needed_bytes} bytes are to come, which is no model")
         others = sum(other.missing_bytes for other in tuple(self._jobs.values()) if other is not job)
         # Files of this very job that come after this one count as well.

@@ -12,13 +12,14 @@ import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from app.errors import WeightsBrokenError
 from app.units import MIB
 from app.weights.layout import Layout, TensorInfo, layout_of
-from app.weights.reader import COPY_AGAIN, U32, U64, BrokenError, Reader
+from app.weights.reader import COPY_AGAIN, U32, U64, BrokenError, CutShortError, Reader
 
 MAX_TEXT_BYTES = MIB
 """One text, such as a chat template; the longest ones in use are below 40 KiB."""
@@ -114,13 +115,32 @@ def read_header(path: Path) -> GgufFacts:
             info = os.fstat(descriptor)
             if not stat.S_ISREG(info.st_mode):
                 raise BrokenError("is no regular file", "put a GGUF file there")
-            return _facts(Reader(descriptor, info.st_size))
+            return _facts(Reader(partial(os.pread, descriptor), info.st_size))
         finally:
             os.close(descriptor)
     except OSError as exc:
         raise WeightsBrokenError(f"{path.name} cannot be read: {exc.strerror}; to fix: check its permissions") from exc
     except BrokenError as exc:
         raise WeightsBrokenError(f"{path.name} {exc.what}; to fix: {exc.fix}") from exc
+
+
+def facts_in(name: str, beginning: bytes | bytearray, size_bytes: int) -> GgufFacts | None:
+    """What the header of a file says of which no more is here than its beginning; None where that is too little of it.
+
+    Args:
+        name: Of the file, for words.
+        beginning: What is here.
+        size_bytes: Of the whole file.
+
+    Raises:
+        WeightsBrokenError: As ``read_header``.
+    """
+    try:
+        return _facts(Reader(lambda count, position: bytes(beginning[position : position + count]), size_bytes))
+    except CutShortError:
+        return None
+    except BrokenError as exc:
+        raise WeightsBrokenError(f"{name} {exc.what}; to fix: {exc.fix}") from exc
 
 
 def _facts(reader: Reader) -> GgufFacts:

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 
 from app.errors import DownloadError
 from app.settings import Settings
+from app.weights.addresses import refuse_plain_http
 from app.weights.quants import Source, choose, no_such_model
 
+MAX_FILE_BYTES = 2**50
+"""No model's file is larger."""
 _ANSWER_S = 10.0
 
 
@@ -43,16 +46,21 @@ def files_on_hub(hf_repo: str, settings: Settings) -> tuple[RemoteFile, ...]:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
     from huggingface_hub import HfApi, get_token, hf_hub_url  # noqa: PLC0415 # at first need
 
+    from app.weights.hubclient import answers_within  # noqa: PLC0415
+
     # Without one in the environment, the one that `hf auth login` left.
     token = settings.hf_token.get_secret_value() if settings.hf_token else get_token()
     endpoint = settings.hf_endpoint.rstrip("/") if settings.hf_endpoint else None
     api = HfApi(endpoint=endpoint, token=token, library_name="airlab")
+    # Before anything is sent: in the clear, the token would be everybody's on the way.
+    refuse_plain_http(api.endpoint)
     try:
-        info = api.model_info(source.repo, files_metadata=True, timeout=_ANSWER_S)
+        with answers_within(_ANSWER_S):
+            info = api.model_info(source.repo, files_metadata=True, timeout=_ANSWER_S)
+        listed = {file.rfilename: file for file in info.siblings or () if isinstance(file.rfilename, str)}
     except Exception as exc:
         # The library's own errors, those of httpx2 below it, and whatever an answer that is none makes of both.
         raise _translated(exc, source, api.endpoint) from exc
-    listed = {file.rfilename: file for file in info.siblings or ()}
     chosen = choose(listed, source.quantisation)
     if chosen is None:
         raise no_such_model(source, listed)
@@ -61,12 +69,17 @@ def files_on_hub(hf_repo: str, settings: Settings) -> tuple[RemoteFile, ...]:
         RemoteFile(
             name,
             hf_hub_url(source.repo, name, revision=info.sha, endpoint=endpoint),
-            listed[name].size,
+            _size(listed[name].size),
             lfs.sha256 if (lfs := listed[name].lfs) else None,
             headers,
         )
         for name in chosen
     )
+
+
+def _size(said: object) -> int | None:
+    """A size that a file can have, or nothing."""
+    return said if type(said) is int and 0 <= said <= MAX_FILE_BYTES else None
 
 
 def _translated(exc: Exception, source: Source, endpoint: str) -> DownloadError:

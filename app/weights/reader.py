@@ -1,12 +1,13 @@
 """Reads a binary file front to back within bounds, whatever its own numbers claim. Knows nothing of what they mean.
 
-By ``pread`` and never by ``mmap``: a file that somebody cuts short meanwhile is a short read then, and no SIGBUS.
+The file may lie on disk, or be no more than its beginning, which came over a network. On disk by ``pread`` and never by
+``mmap``: a file that somebody cuts short meanwhile is a short read then, and no SIGBUS.
 """
 
 from __future__ import annotations
 
-import os
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from app.units import MIB
@@ -30,13 +31,22 @@ class BrokenError(Exception):
         self.what, self.fix = what, fix
 
 
-class Reader:
-    """Reads an open file front to back, a window of it at a time. Every method raises BrokenError at the file's end."""
+class CutShortError(BrokenError):
+    """What should be there by the file's size is not."""
 
-    def __init__(self, descriptor: int, size_bytes: int) -> None:
-        """Begin at the front of a regular file of this size."""
+
+class Reader:
+    """Reads a file front to back, a window of it at a time. Every method raises BrokenError at the file's end."""
+
+    def __init__(self, read_at: Callable[[int, int], bytes], size_bytes: int) -> None:
+        """Begin at the front.
+
+        Args:
+            read_at: Given how many bytes from which position: those, or fewer where fewer are there.
+            size_bytes: Of the whole file.
+        """
         self.size_bytes = size_bytes
-        self._descriptor = descriptor
+        self._read_at = read_at
         self._window, self._begins, self._at = b"", 0, 0
 
     @property
@@ -85,10 +95,10 @@ class Reader:
             return
         position = self.position
         self._reach(position + count_bytes)
-        self._window = os.pread(self._descriptor, max(count_bytes, _WINDOW_BYTES), position)
+        self._window = self._read_at(max(count_bytes, _WINDOW_BYTES), position)
         self._begins, self._at = position, 0
         if len(self._window) < count_bytes:
-            raise BrokenError("was cut short while it was read", COPY_AGAIN)
+            raise CutShortError("was cut short while it was read", COPY_AGAIN)
 
     def _reach(self, position: int) -> None:
         if position > self.size_bytes:

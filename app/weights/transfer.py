@@ -13,27 +13,23 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from app.errors import AirLabError, DownloadError, StorageError, StorageFullError
 from app.units import MIB, format_bytes
-from app.weights.addresses import addresses_of, is_public, public_address
+from app.weights.follow import AgainError, followed, span
 from app.weights.hub import RemoteFile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import httpx2
 
-_REDIRECTS = 5
 _CHUNK_BYTES = MIB
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +99,7 @@ class Transfer:
             before = self.progress.done_bytes
             try:
                 await self._attempt()
-            except (lost, _AgainError) as exc:
+            except (lost, AgainError) as exc:
                 failures = 1 if self.progress.done_bytes > before else failures + 1
                 if failures > len(self.patience.pauses_s):
                     raise DownloadError(
@@ -120,11 +116,12 @@ class Transfer:
         """Ask for what is missing, and take it; returns with the file whole, verified and in its place."""
         part = self._found_part()
         have = part.stat().st_size if part else 0
-        async with self._asked({"range": f"bytes={have}-"} if have else {}) as answer:
+        headers = {"range": f"bytes={have}-"} if have else {}
+        async with followed(self._client, self.file, headers, redirected=self._note_sha256) as answer:
             if answer.status_code == 416 and answer.headers.get("content-range") != f"bytes */{have}":
                 self._forget()
-                raise _AgainError("the server has less of the file than came before")
-            begins, total = _span(answer, have)
+                raise AgainError("the server has less of the file than came before")
+            begins, total = span(answer, have)
             if self.file.size_bytes not in {None, total}:
                 raise DownloadError(
                     f"{self.file.name} has {total} bytes at {self.file.url}, where the hub says {self.file.size_bytes}"
@@ -133,7 +130,7 @@ class Transfer:
             named = part if part is not None and answer.status_code == 416 else self._part(answer)
             if have and begins and part != named:
                 self._forget()  # it is another file by now
-                raise _AgainError("the file on the server changed")
+                raise AgainError("the file on the server changed")
             with _locked(named) as out:
                 digest = await self._kept(out, begins)
                 self.progress.done_bytes, self.progress.total_bytes, self.progress.message = begins, total, ""
@@ -146,7 +143,7 @@ class Transfer:
                     self.progress.done_bytes += len(piece)
                 out.flush()
                 if self.progress.done_bytes < total:
-                    raise _AgainError(f"the server sent {self.progress.done_bytes} of {total} bytes")
+                    raise AgainError(f"the server sent {self.progress.done_bytes} of {total} bytes")
                 self._accept(named, out, digest.hexdigest())
 
     def _accept(self, part: Path, out: BinaryIO, digest: str) -> None:
@@ -207,128 +204,29 @@ class Transfer:
         for part in self.target.parent.glob(f".{_literal(self.target.name)}.*.part"):
             part.unlink(missing_ok=True)
 
-    # The way to the server.
-
-    def _asked(self, headers: Mapping[str, str]) -> AbstractAsyncContextManager[httpx2.Response]:
-        return self._followed(self.file.url, headers)
-
-    @asynccontextmanager
-    async def _followed(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[httpx2.Response]:
-        """The answer at the end of at most five redirects, its status already looked at."""
-        import httpx2  # noqa: PLC0415
-
-        first = httpx2.URL(url)
-        await _refuse_plain_http(first)
-        hop = first
-        for _ in range(_REDIRECTS + 1):
-            request = await self._request(first, hop, headers)
-            answer = await self._client.send(request, stream=True)
-            try:
-                if not answer.is_redirect:
-                    _look_at_status(answer, self.file)
-                    yield answer
-                    return
-                if hop.host == first.host:
-                    self._sha256 = self._sha256 or _sha256_in(answer)
-                hop = _next_hop(hop, answer)
-            finally:
-                await answer.aclose()
-        raise DownloadError(f"{url} redirects more than {_REDIRECTS} times; check the address")
-
-    async def _request(self, first: httpx2.URL, hop: httpx2.URL, headers: Mapping[str, str]) -> httpx2.Request:
-        plain = {**headers, "accept-encoding": "identity", "user-agent": "airlab"}
-        if (hop.scheme, hop.host, hop.port) == (first.scheme, first.host, first.port):
-            return self._client.build_request("GET", hop, headers={**plain, **self.file.headers, **headers})
-        # Where a server sends us, no token goes, and nothing inside this network is asked.
-        address = await public_address(hop.host, hop.port or {"https": 443}.get(hop.scheme, 80))
-        pinned = hop.copy_with(host=address)
-        name = hop.netloc.decode("ascii")
-        return self._client.build_request(
-            "GET", pinned, headers={**plain, "host": name}, extensions={"sni_hostname": hop.host}
-        )
-
     async def _sha256_beside(self) -> str | None:
         """The checksum that lies beside a plain URL as URL.sha256, where it does."""
         if urlsplit(self.file.url).query or self.file.size_bytes is not None:
             return None
         try:
-            async with self._followed(f"{self.file.url}.sha256", {}) as answer:
+            beside = replace(self.file, url=f"{self.file.url}.sha256")
+            async with followed(self._client, beside, {}, redirected=self._note_sha256) as answer:
                 async for piece in answer.aiter_raw(1024):
                     match = _SHA256.match(piece.decode("ascii", errors="replace").strip())
                     return match[0].lower() if match else None
-        except (DownloadError, _AgainError, self._lost()):
+        except (DownloadError, AgainError, self._lost()):
             return None
         return None
+
+    def _note_sha256(self, answer: httpx2.Response) -> None:
+        """A hub names the checksum in the redirect to where it keeps large files."""
+        self._sha256 = self._sha256 or _sha256_in(answer)
 
     @staticmethod
     def _lost() -> type[Exception]:
         import httpx2  # noqa: PLC0415
 
         return httpx2.TransportError
-
-
-class _AgainError(Exception):
-    """Not this time; another try can work."""
-
-    def __init__(self, message: str, pause_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.pause_s = pause_s
-
-
-def _look_at_status(answer: httpx2.Response, file: RemoteFile) -> None:
-    """Let 200, 206 and 416 pass, say what the others mean."""
-    status = answer.status_code
-    if status in {200, 206, 416}:
-        return
-    if status == 429 or status >= 500:
-        after = answer.headers.get("retry-after", "")
-        raise _AgainError(f"the server answered {status}", min(float(after), 60.0) if after.isdecimal() else 0.0)
-    meant = {
-        401: "it wants a token: set HF_TOKEN, or check the address",
-        403: "it is not given to us: accept its terms with the account of HF_TOKEN, or check the address",
-        404: "there is no such file",
-        410: "it is gone",
-    }
-    raise DownloadError(f"{file.name}: the server answered {status}; {meant.get(status, 'check the address')}")
-
-
-def _span(answer: httpx2.Response, have: int) -> tuple[int, int]:
-    """Where the body begins in the file, and how long the whole file is."""
-    if answer.headers.get("content-encoding", "identity") != "identity":
-        raise DownloadError("the server compresses the file although it was asked not to; check the address")
-    if answer.status_code == 206:
-        match = _RANGE.fullmatch(answer.headers.get("content-range", ""))
-        if match is None or int(match[1]) != have:
-            raise DownloadError("the server answers with another part of the file than it was asked for")
-        return have, int(match[2])
-    if answer.status_code == 416:
-        return have, have
-    length = answer.headers.get("content-length", "")
-    if not length.isdigit():
-        raise DownloadError("the server does not say how long the file is, so it is not downloaded")
-    return 0, int(length)
-
-
-def _next_hop(hop: httpx2.URL, answer: httpx2.Response) -> httpx2.URL:
-    import httpx2  # noqa: PLC0415
-
-    try:
-        after = hop.join(answer.headers.get("location", ""))
-    except httpx2.InvalidURL as exc:
-        raise DownloadError(f"{hop.host} redirected the download to something that is no address") from exc
-    allowed = {"https"} if hop.scheme == "https" else {"https", "http"}
-    if after.scheme not in allowed or not after.host or after.userinfo:
-        raise DownloadError(f"the download was redirected to {str(after)[:200]}, where AirLab does not go")
-    return after
-
-
-async def _refuse_plain_http(url: httpx2.URL) -> None:
-    """Without TLS a model could be exchanged on its way: taken from this network's own servers only."""
-    if url.scheme == "https":
-        return
-    found = await addresses_of(url.host, url.port or 80)
-    if not found or any(map(is_public, found)):
-        raise DownloadError(f"{str(url)[:200]} is not encrypted, and its server is not in this network; use https://")
 
 
 def _sha256_in(answer: httpx2.Response) -> str | None:

@@ -40,6 +40,7 @@ def test_nothing_is_known_at_first(tmp_path: Path) -> None:
         "nonsense",
         '{"a": 1}',
         '{"a": {}}',
+        "[" * 100_000,
         '{"a": {"weights_bytes": 1, "estimated_bytes": 1, "measured_bytes": -1}}',
     ],
 )

@@ -105,6 +105,20 @@ def test_stopped_model_starts_for_a_waiter() -> None:
     assert deeds(fleet(waiters=[waiter(1, "a")])) == [Start("a")]
 
 
+def test_place_goes_to_those_who_waited_for_it_before_a_load_that_stalled_is_tried_again() -> None:
+    """Its pause may be over before a start is possible, as while memory is read."""
+    record = Record(failures_s=(NOW_S - 2,), cooling_until_s=NOW_S - 1, stalled_loads=1)
+    state = fleet(
+        waiters=[waiter(1, "a", since_s=NOW_S - 122), waiter(2, "b", since_s=NOW_S - 60), waiter(3, "c")],
+        records={"a": record},
+    )
+    assert deeds(state) == [Start("b")]
+    assert deeds(replace(state, records={"a": replace(record, stalled_loads=0)})) == [Start("a")]
+    # Whoever comes after the stall is behind it: a model that is asked for without a pause starves nobody.
+    later = [each for each in state.waiters if each.key != "b"]
+    assert deeds(replace(state, waiters=tuple(later))) == [Start("a")]
+
+
 def test_stopped_model_starts_for_one_who_only_wants_it_loaded() -> None:
     assert deeds(fleet(waiters=[waiter(1, "a", takes_slot=False)])) == [Start("a")]
 

@@ -527,6 +527,50 @@ def test_fault_098_silent_load_is_given_up_after_two_minutes(play: Play, engine:
     play(scene)
 
 
+def test_fault_098_second_silent_load_in_a_row_is_the_last(play: Play, engine: FakeEngine) -> None:
+    """Each holds the place for two minutes: five of them, as of crashes, would never be within ten."""
+    engine.manners["a"] = Manner(load_s=float("inf"), moves=False)
+
+    async def scene(fleet: Fleet) -> None:
+        with pytest.raises(ModelFailedError, match=r"stalled 2 times in a row .* nothing moved for 120 s"):
+            await use(fleet, "a")
+        assert (engine.starts(), state_of(fleet, "a")) == (["a", "a"], State.FAILED)
+        engine.manners.clear()
+        await asyncio.sleep(fleet.limits.failed_rest_s)
+        await use(fleet, "a")
+
+    play(scene)
+
+
+def test_fault_098_others_have_their_turn_between_loads_that_stall(play: Play, engine: FakeEngine) -> None:
+    """They came while the first one held the place, and wait for no second one."""
+    engine.manners["a"] = Manner(load_s=float("inf"), moves=False)
+    done: list[str] = []
+
+    async def scene(fleet: Fleet) -> None:
+        stalled = asyncio.create_task(use(fleet, "a"))
+        await asyncio.sleep(1)
+        others = [asyncio.create_task(use(fleet, key, 30, done=done)) for key in "bccb"]
+        with pytest.raises(ModelFailedError):
+            await stalled
+        await asyncio.gather(*others)
+        assert done == ["b", "b", "c", "c"]
+        assert engine.starts() == ["a", "b", "c", "a"]
+
+    play(scene)
+
+
+def test_fault_098_load_that_moves_and_never_ends_is_not_tried_again_at_once(play: Play, engine: FakeEngine) -> None:
+    engine.manners["a"] = Manner(load_s=float("inf"))
+
+    async def scene(fleet: Fleet) -> None:
+        with pytest.raises(ModelFailedError, match="not ready after 30 minutes"):
+            await use(fleet, "a")
+        assert engine.starts() == ["a"]
+
+    play(scene)
+
+
 def test_fault_098_load_that_moves_may_take_longer_than_the_stall_limit(play: Play, engine: FakeEngine) -> None:
     engine.default = Manner(load_s=600)
 

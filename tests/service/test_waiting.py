@@ -66,6 +66,28 @@ def test_chat_tells_how_long_it_will_take(make_lab: MakeLab) -> None:
     assert guesses[1] >= 0
 
 
+def test_how_long_a_load_takes_is_still_known_after_a_restart(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    with lab.serve() as service:
+        service.chat()
+    with lab.serve() as service:
+        first = service.chat()
+
+    assert re.fullmatch(r"ahead=0, eta=\d+\.\d, waited=\d+\.\d", first.headers["x-airlab-queue"])
+
+
+def test_spoilt_file_of_loads_keeps_no_service_from_starting(make_lab: MakeLab) -> None:
+    lab = make_lab()
+    with lab.serve() as service:
+        service.chat()
+    (lab.folder / ".airlab" / "paces.json").write_text("[" * 100_000)
+    with lab.serve() as service:
+        first = service.chat()
+        assert "waits are guessed anew" in service.log
+
+    assert re.fullmatch(r"ahead=0, waited=\d+\.\d", first.headers["x-airlab-queue"])
+
+
 @pytest.mark.parametrize("path", ["/chat", "/v1/chat/completions"])
 def test_keep_alive_0_unloads_the_model_after_the_answer(make_lab: MakeLab, path: str) -> None:
     asked = {"messages": [{"role": "user", "content": "Hello"}], "keep_alive": 0}

@@ -14,7 +14,7 @@ SHORT = Limits(
     quiet_s=0.1,
     fairness_s=1.0,
     cooling_s=(0.05, 0.1, 0.2, 0.4, 0.8),
-    budget_window_s=30.0,  # long enough for six loads that stall: then waiters are refused, and not kept
+    budget_window_s=5.0,
     failed_rest_s=1.0,
 )
 

@@ -90,3 +90,21 @@ def minimal_adapter(base_name: str | None = None, *, architecture: str = "llama"
     if base_name is not None:
         said |= {"general.base_model.count": 1, "general.base_model.0.name": base_name}
     return gguf(said)
+
+
+def shaped_gguf(*, layers: int = 2, layer_bytes: int = 4096, **keys: Value) -> tuple[bytes, int]:
+    """The beginning of a model whose memory can be summed up, without its tensors' data; and the whole file's bytes."""
+    said: dict[str, Value] = {
+        "general.architecture": "llama",
+        "general.type": "model",
+        "llama.block_count": layers,
+        "llama.context_length": 4096,
+        "llama.embedding_length": 64,
+        "llama.feed_forward_length": 128,
+        "llama.attention.head_count": 4,
+        "tokenizer.ggml.tokens": texts(f"token {number}" for number in range(1000)),
+    }
+    said |= {key.replace("__", "."): given for key, given in keys.items()}
+    tensors = [Tensor(f"blk.{n}.attn_q.weight", (layer_bytes // 4,), offset=n * layer_bytes) for n in range(layers)]
+    begins = gguf(said, tensors, data=b"")
+    return begins, len(begins) + layers * layer_bytes

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import WeightsBrokenError
-from app.weights.gguf import MAX_TEXT_BYTES, GgufFacts, read_header
+from app.weights.gguf import MAX_TEXT_BYTES, GgufFacts, facts_in, read_header
 from app.weights.layout import Layout
 from app.weights.reader import MAX_HEADER_BYTES
 from tests.support.gguf import Tensor, Value, gguf, minimal_adapter, minimal_gguf, numbers, text, texts, u32, u64, value
@@ -374,6 +374,25 @@ def test_whatever_the_bytes_are_there_are_facts_or_words(read: Read, data: bytes
     with suppress(WeightsBrokenError):
         facts = read(data)
     assert facts is None or (facts.architecture and (facts.parameters or 0) < 2**63 * 5)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, len(WHOLE)))
+def test_beginning_of_a_file_says_what_the_file_says_or_nothing_yet(read: Read, length: int) -> None:
+    """Of a file that is to be downloaded no more is here; it must not look broken for that."""
+    assert facts_in("m.gguf", WHOLE[:length], len(WHOLE)) in {None, read(WHOLE)}
+
+
+def test_beginning_without_the_tensors_data_is_enough() -> None:
+    assert facts_in("m.gguf", WHOLE[:-96], len(WHOLE)) is not None
+
+
+@settings(max_examples=300, deadline=None)
+@given(mutated(), st.integers(0, 2**64))
+def test_whatever_a_server_sends_first_there_are_facts_words_or_nothing_yet(data: bytes, size_bytes: int) -> None:
+    with suppress(WeightsBrokenError):
+        facts = facts_in("m.gguf", data, size_bytes)
+        assert facts is None or facts.architecture
 
 
 def test_the_builders_of_other_tests_build_what_is_whole(read: Read) -> None:
