@@ -14,7 +14,7 @@ from app.devices.resident import Resident, resident
 from app.engines.base import WeightsId
 from app.errors import WeightsBrokenError
 from app.fleet.estimate import RAM
-from app.fleet.memory import Reading
+from app.fleet.memory import Reading, gpu_name
 from app.weights.gguf import GgufFacts, read_header
 
 
@@ -62,11 +62,12 @@ class HostMeter:
         free = {name: size for name, (size, _) in nodes.items()}
         if not nodes and (ram := free_ram(self._root)) is not None:
             free[RAM] = ram
-        if self._has_gpus:
-            free |= free_vram()
+        gpus = free_vram() if self._has_gpus else ()
+        free |= {gpu_name(gpu.number): gpu.free_bytes for gpu in gpus}
         found = {number: resident(pid, self._root) for number, pid in pids.items()}
         residents: dict[int, Resident] = {number: each for number, each in found.items() if each}
-        return Reading(at_s, free, residents, {name: cpus for name, (_, cpus) in nodes.items()})
+        cpus = {name: cpus for name, (_, cpus) in nodes.items()}
+        return Reading(at_s, free, residents, cpus, {gpu.number: gpu.uuid for gpu in gpus})
 
 
 def _headers(files: tuple[WeightsId, ...]) -> Mapping[WeightsId, GgufFacts]:
