@@ -66,6 +66,11 @@ class Fit:
     node: int | None = None
     """The NUMA node whose processors those are, by the kernel's number; its memory is booked there."""
 
+    @property
+    def busy_threads(self) -> int:
+        """Processor threads that it keeps busy: with all layers on a GPU the processor hardly works."""
+        return 1 if self.gpu_layers is not None and self.gpu_layers < 0 else self.threads
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:

@@ -81,7 +81,7 @@ class Admission:
 
     def book(self, fitted: Fitted) -> None:
         """Promise it what it takes."""
-        self._started.append(Booking(fitted.estimate.takes, {}, fitted.fit.threads))
+        self._started.append(Booking(fitted.estimate.takes, {}, fitted.fit.busy_threads))
 
     def _find(self, spec: ModelSpec, memory: MemoryState, room: Room) -> Fitted | Shortfall:
         """Smaller than what ran out of memory, where that leaves a way; else as ever, and others make room."""

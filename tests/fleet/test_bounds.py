@@ -1,4 +1,4 @@
-"""What a container may use of a host: GPUs, memory, nodes and processors that its engine's section gives, and no more."""
+"""What a container may use of a host: GPUs, memory, nodes and processors that its engine's section gives, no more."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_bound_of_a_container_holds_where_nobody_knows_the_hosts_memory() -> Non
 
 
 def test_bound_of_a_container_is_for_all_nodes_together() -> None:
-    asked = {"numa": "distribute", "gpu_layers": 0}
+    asked: dict[str, Any] = {"numa": "distribute", "gpu_layers": 0}
     assert "on node 0 it needs" in no(demand(SEVENTY, engine=section(memory=40 * GIB), **asked), xeons())
     found = fitted(demand(SEVENTY, engine=section(memory=44 * GIB), **asked), xeons())
     assert sum(found.estimate.takes.values()) <= 44 * GIB
