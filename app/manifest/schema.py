@@ -180,8 +180,8 @@ class DockerEngineSection(Section):
     """NVIDIA GPUs that its models may use: all, none, or a list of their numbers or UUIDs, such as ["0"]. A model that
     fits on one gets that one alone."""
     cpuset: CpuList | None = None
-    """Processors that it may run on, such as 0-7; all where absent. Where this or ``mems`` is written, ``numa: per-node``
-    chooses none."""
+    """Processors that it may run on, such as 0-7; all where absent. Where this or mems is written, no node is chosen by
+    numa: per-node."""
     mems: CpuList | None = None
     """NUMA nodes whose memory it may use, such as 0; all where absent."""
     memory: Annotated[SizeBytes, Field(ge=64 * units.MIB, le=2**50)] | None = None
