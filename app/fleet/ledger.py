@@ -140,11 +140,14 @@ class MemoryLedger:
         facts = await self._meter.headers([weights]) if needs_header and weights else {}
         reading = await self._meter.read(_pids(instances), by_node=self._by_node)
         state = replace(self._state, facts={**self._state.facts, **facts})
-        booked = [(each, self._booking(each, reading) or Booking({}, {})) for each in instances]
+        booked = [
+            (each, replace(self._booking(each, reading) or Booking({}, {}), threads=each.facts.threads))
+            for each in instances
+        ]
         own = [booking for each, booking in booked if each.spec.key == spec.key]
         others = [booking for each, booking in booked if each.spec.key != spec.key]
-        beside = room_for(reading, state.budget, others, own)
-        alone = room_for(reading, state.budget, (), [*others, *own])
+        beside = room_for(reading, state.budget, others, own, all_threads=state.threads)
+        alone = room_for(reading, state.budget, (), [*others, *own], all_threads=state.threads)
         return fit_report(demand_of(spec, state), beside, alone, measured_bytes=measured_bytes)
 
     def measure(self, instance: Instance) -> None:

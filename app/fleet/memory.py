@@ -120,7 +120,7 @@ class Room:
         """What is free for one that shares its memory alike among these parts of the host's."""
         if self.limit is None:
             return self.free
-        share = self.limit // len(hosts)
+        share = self.limit // max(1, len(hosts))
         return {**self.free, **{host: min(share, self.free.get(host, share)) for host in hosts}}
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.fleet.bounds import by_node, gpu_ids_within, room_within
 from app.fleet.estimate import RAM, Demand
 from app.fleet.fit import Fitted, Shortfall, find_fit
 from app.fleet.memory import Booking, Budget, Reading, Room, room_for
+from app.fleet.report import fit_report
 from app.manifest.schema import NativeEngineSection
-from app.units import GIB
+from app.units import GIB, format_bytes
 from tests.engines.containers import section
 from tests.fakes import model_spec, run_spec
 from tests.support.models import FOURTEEN, SEVEN, SEVENTY, SMALL, demand
@@ -165,6 +168,44 @@ def test_threads_are_no_more_than_the_processors_that_the_section_names(
 ) -> None:
     engine = section(cpuset="0-3")
     assert fitted(demand(SEVEN, threads=26, gpu_layers=0, engine=engine), xeons(*others)).fit.threads == threads
+
+
+ASKED = st.lists(
+    st.builds(
+        demand,
+        st.sampled_from([SMALL, SEVEN, SEVENTY]),
+        numa=st.sampled_from(["off", "distribute", "per-node"]),
+        threads=st.integers(1, 27),
+        gpu_layers=st.just(0),
+        engine=st.sampled_from([NativeEngineSection(), section(), section(cpuset="0-3"), section(mems="1")]),
+    ),
+    max_size=6,
+)
+
+
+@given(ASKED)
+def test_threads_of_all_engines_together_are_never_more_than_the_cores_less_one(asked: list[Demand]) -> None:
+    """One each they have at least; and of those that keep to a node, no more than it has cores."""
+    booked: list[Booking] = []
+    kept: dict[int, list[int]] = {0: [], 1: []}
+    for each in asked:
+        found = find_fit(each, xeons(*booked))
+        if isinstance(found, Fitted):
+            booked.append(Booking(found.estimate.takes, {}, found.fit.threads))
+            if found.fit.node is not None:
+                kept[found.fit.node].append(found.fit.threads)
+    assert sum(booking.threads for booking in booked) <= 27 + max(0, len(booked) - 1)
+    for threads in kept.values():
+        assert sum(threads) <= 13 + max(0, len(threads) - 1)
+
+
+@pytest.mark.parametrize("memory", [None, 20 * GIB])
+def test_report_tells_what_a_container_has_and_not_what_the_host_has(memory: int | None) -> None:
+    asked = demand(SEVEN, gpu_layers=0, engine=section(memory=memory))
+    told = fit_report(asked, Room({RAM: 200 * GIB}), Room({RAM: 200 * GIB}))
+
+    assert told["devices"][0]["free_bytes"] == (memory or 200 * GIB)
+    assert f" of {format_bytes(memory or 200 * GIB)} on RAM" in told["message"]
 
 
 def test_nodes_are_looked_at_where_anybody_is_kept_to_one() -> None:
