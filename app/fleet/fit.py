@@ -212,7 +212,7 @@ def _no(demand: Demand, tried: _Tried, room: Room) -> str:
         "fewer n_gpu_layers" if device.startswith("GPU") else "",
         "a smaller quantisation",
     ]
-    there = f"{format_bytes(free)} is {'all that its container may take' if is_walled_in else 'there for it'}"
+    there = f"{format_bytes(free)} is {'all that its container may take there' if is_walled_in else 'there for it'}"
     return (
         f"{demand.key} does not fit: on {device} it needs {tried.estimate.words(device)}, and {there}; "
         f"to fix: {', '.join(filter(None, ways))}"

@@ -45,6 +45,8 @@ class Reading:
     """Logical processors of each NUMA node in ``free``; empty where RAM is one."""
     gpu_uuids: Mapping[int, str] = field(default_factory=dict)
     """NVIDIA's name for each GPU in ``free``, by its number."""
+    sizes: frozenset[str] = frozenset()
+    """Devices in ``free`` of which only the size is known: nothing is off it that engines have there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ def room_for(
         due = sum(max(0, booking.takes.get(device, 0) - booking.held.get(device, 0)) for booking in stays)
         limit = budget.of(device, reading.free)
         booked = sum(booking.takes.get(device, 0) for booking in stays)
-        room_bytes = free_bytes + back - due
+        room_bytes = free_bytes - booked if device in reading.sizes else free_bytes + back - due
         return max(0, room_bytes if limit is None else min(room_bytes, limit - booked))
 
     free = {device: free_on(device, size) for device, size in reading.free.items()}

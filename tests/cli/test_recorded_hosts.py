@@ -25,12 +25,14 @@ from app.devices.cpu import numa_nodes
 from app.engines.base import Fit
 from app.engines.command import as_written
 from app.fleet.decide import decide
-from app.fleet.meter import HostMeter, Memory
+from app.fleet.meter import HostMeter
 from app.fleet.spec import with_fit
 from app.fleet.states import FleetState, Limits, Start, WaiterFacts
+from app.live import inputs
 from app.live.snapshot import Snapshot
 from app.manifest.load import read_manifest
 from app.settings import read_settings
+from app.units import MIB
 from tests.devices.recorded import HOSTS, lay_out
 from tests.support.models import FOURTEEN, SEVEN, SEVENTY, SMALL, THREE, lay_model
 from tests.support.service import ROOT
@@ -78,6 +80,8 @@ class Case:
     alone: tuple[str, ...] = ()
     """Models whose plan is written out; empty for all."""
     written: str = "containers.txt"
+    is_in_a_container: bool = False
+    """Whether AirLab runs in one itself, and so sees no GPU."""
 
 
 CASES = {
@@ -93,6 +97,7 @@ CASES = {
         ALONE,
         "two-of-four.txt",
     ),
+    "unseen": Case("four-gpus", FOUR_GPUS.replace("GPUS", "all"), BOX_FILES, FOURTEENS, ALONE, "unseen.txt", True),
 }
 
 
@@ -111,9 +116,10 @@ class Lab:
         patch.setenv("AIRLAB_STATE_DIR", str(folder / "state"))
         patch.setenv("AIRLAB_LAUNCHER", LAUNCHER)
         host = machine.look(patch)
-        meter = HostMeter(has_gpus=bool(host.gpus), root=machine.root)
+        if case.is_in_a_container:
+            (machine.programs / "nvidia-smi").unlink()  # the launcher told of the GPUs, and nobody here can
+        patch.setattr(inputs, "HostMeter", partial(HostMeter, root=machine.root))
         patch.setattr(manifest, "probe", lambda *_: host)
-        patch.setattr(manifest, "host_memory", lambda *_, base_bytes: Memory(meter, host.cores - 1, base_bytes))
         patch.setattr(containers, "host_nodes", partial(numa_nodes, machine.root))
         self.folder, self.settings, self._case = folder, read_settings(), case
 
@@ -178,7 +184,7 @@ def test_containers_of_a_recorded_host_are_exactly_these(name: str, lab: Lab) ->
     assert lab.report() == (HOSTS / case.host / case.written).read_text()
 
 
-@pytest.mark.parametrize("name", ["four-gpus"])
+@pytest.mark.parametrize("name", ["four-gpus", "unseen"])
 def test_four_models_lie_on_four_gpus(lab: Lab) -> None:
     fits = {key: fit for key, fit, _ in lab.started(*FOURTEENS)}
 
@@ -197,6 +203,16 @@ def test_one_large_model_is_split_over_all_gpus(lab: Lab) -> None:
     assert shares == "23881,24124,24124,24124"
 
 
+@pytest.mark.parametrize("name", ["unseen"])
+def test_airlab_in_a_container_books_on_gpus_that_the_launcher_told_of(lab: Lab) -> None:
+    """Of each card a sixteenth is left alone, and all that others of ours were promised."""
+    memory = manifest._memory(manifest._snapshot(read_manifest(lab.settings.manifest), lab.settings), lab.settings)
+
+    assert memory.reading is not None
+    assert memory.reading.sizes == {f"GPU {number}" for number in range(4)}
+    assert {size for name, size in memory.reading.free.items() if name in memory.reading.sizes} == {23_040 * MIB}
+
+
 @pytest.mark.parametrize("name", ["two-of-four"])
 def test_third_model_finds_the_two_gpus_of_the_section_taken(lab: Lab) -> None:
     """The other two are free, and the manifest gives them to nobody: it is split over what is left of its own."""
@@ -211,7 +227,7 @@ def test_plan_refuses_what_the_containers_memory_does_not_hold(lab: Lab) -> None
     [entry] = [entry for entry in lab.planned() if entry["key"] == "on-the-processor"]
 
     assert entry["container"] is None
-    assert "40.0 GiB is all that its container may take; to fix: more `memory` for its engine" in entry["problem"]
+    assert "40.0 GiB is all that its container may take there; to fix: more `memory` for its engine" in entry["problem"]
 
 
 @pytest.mark.parametrize("name", ["dl380"])

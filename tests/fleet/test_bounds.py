@@ -88,7 +88,7 @@ def test_container_whose_memory_is_too_small_is_refused_with_the_arithmetic() ->
     """Docker would start it, and the kernel would end it in the middle of a request."""
     message = no(demand(FOURTEEN, gpu_layers=0, engine=section(memory=8 * GIB)), Room({RAM: 28 * GIB}))
     assert message.startswith("m does not fit: on RAM it needs weights 8.4 GiB + KV cache of 1 x 4096 tokens 768.0 MiB")
-    assert "and 8.0 GiB is all that its container may take; to fix: more `memory` for its engine" in message
+    assert "and 8.0 GiB is all that its container may take there; to fix: more `memory` for its engine" in message
 
 
 def test_container_with_memory_enough_keeps_within_it() -> None:
