@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -47,16 +47,16 @@ class Memory:
 class HostMeter:
     """This host; fulfils ``Meter``."""
 
-    def __init__(self, *, has_gpus: bool, cards: Sequence[int] = (), root: Path = Path("/")) -> None:
+    def __init__(self, *, has_gpus: bool, cards: Mapping[int, int] | None = None, root: Path = Path("/")) -> None:
         """Nothing is read yet.
 
         Args:
             has_gpus: Whether the engine could use a GPU: else none is asked for.
-            cards: The size of each of NVIDIA's GPUs, in bytes, for where nobody can say what is free there: a service
-                in a container of its own sees none.
+            cards: The size of each of NVIDIA's GPUs, in bytes by its number, for where nobody can say what is free
+                there: a service in a container of its own sees none.
             root: Where /proc and /sys lie.
         """
-        self._has_gpus, self._cards, self._root = has_gpus, tuple(cards), root
+        self._has_gpus, self._cards, self._root = has_gpus, cards or {}, root
 
     async def read(self, pids: Mapping[int, int], *, by_node: bool) -> Reading:
         """Everything at one moment, in a thread: milliseconds, or up to 6 s where a GPU's driver sleeps."""
@@ -74,7 +74,7 @@ class HostMeter:
             free[RAM] = ram
         gpus = free_vram() if self._has_gpus else ()
         free |= {gpu_name(gpu.number): gpu.free_bytes for gpu in gpus}
-        sizes = {} if gpus else {gpu_name(n): int(size * _OF_A_CARD) for n, size in enumerate(self._cards)}
+        sizes = {} if gpus else {gpu_name(n): int(size * _OF_A_CARD) for n, size in self._cards.items()}
         found = {number: resident(pid, self._root) for number, pid in pids.items()}
         residents: dict[int, Resident] = {number: each for number, each in found.items() if each}
         cpus = {name: cpus for name, (_, cpus) in nodes.items()}

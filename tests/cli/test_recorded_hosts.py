@@ -7,6 +7,7 @@ them anew: look at what changed. The models are files of the size of real ones, 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import io
 import json
@@ -22,17 +23,20 @@ import pytest
 
 from app.cli import containers, manifest
 from app.devices.cpu import numa_nodes
+from app.devices.gpus import Gpu
+from app.devices.probe import Host
 from app.engines.base import Fit
 from app.engines.command import as_written
 from app.fleet.decide import decide
+from app.fleet.estimate import RAM
 from app.fleet.meter import HostMeter
 from app.fleet.spec import with_fit
 from app.fleet.states import FleetState, Limits, Start, WaiterFacts
 from app.live import inputs
 from app.live.snapshot import Snapshot
 from app.manifest.load import read_manifest
-from app.settings import read_settings
-from app.units import MIB
+from app.settings import Settings, read_settings
+from app.units import GIB, MIB
 from tests.devices.recorded import HOSTS, lay_out
 from tests.support.models import FOURTEEN, SEVEN, SEVENTY, SMALL, THREE, lay_model
 from tests.support.service import ROOT
@@ -211,6 +215,19 @@ def test_airlab_in_a_container_books_on_gpus_that_the_launcher_told_of(lab: Lab)
     assert memory.reading is not None
     assert memory.reading.sizes == {f"GPU {number}" for number in range(4)}
     assert {size for name, size in memory.reading.free.items() if name in memory.reading.sizes} == {23_040 * MIB}
+
+
+def test_gpu_that_shares_the_hosts_memory_is_left_to_llama_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no size of its own, which is not to say that nothing fits there."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    gpus = (Gpu("NVIDIA GB10", None, 12.1, "580.95"), Gpu("RTX 3090", 24 * GIB, 8.6, "580.95"), Gpu("Some iGPU", GIB))
+    host = Host(cores=4, can_offload=True, gpus=gpus)
+    meter = inputs.host_memory(host, Settings(), base_bytes=0).meter
+    reading = asyncio.run(meter.read({}, by_node=False))
+
+    assert {name: size for name, size in reading.free.items() if name != RAM} == {"GPU 1": 24 * GIB * 15 // 16}
 
 
 @pytest.mark.parametrize("name", ["two-of-four"])
