@@ -18,6 +18,7 @@ from app.engines.command import launch_for, socket_name
 from app.engines.native import NativeEngine
 from app.errors import AirLabError, EngineError
 from app.fleet.admit import fit_on_empty_host
+from app.fleet.bounds import by_node
 from app.fleet.corrections import ratios_of, read_corrections
 from app.fleet.fit import Shortfall
 from app.fleet.memory import Budget
@@ -107,8 +108,7 @@ def _memory(snapshot: Snapshot, settings: Settings) -> MemoryState:
     """What is free now, as if nothing of AirLab's were loaded."""
     host, engine, profile = _host(settings), _engine(settings), snapshot.profile.section
     memory = host_memory(host, settings, base_bytes=engine.base_bytes)
-    by_node = any(spec.run.numa == "per-node" for spec in snapshot.models.values())
-    reading = asyncio.run(memory.meter.read({}, by_node=by_node))
+    reading = asyncio.run(memory.meter.read({}, by_node=by_node(snapshot.models.values())))
     ratios = ratios_of(read_corrections(memory.file) if memory.file else {}, snapshot.models)
     budget = Budget(profile.memory.vram, profile.memory.ram)
     return MemoryState(
@@ -139,7 +139,7 @@ def _entry(spec: ModelSpec, settings: Settings, memory: MemoryState) -> dict[str
     try:
         run = with_fit(spec, found.fit).run
         if isinstance(run.engine, DockerEngineSection):
-            entry |= planned_container(spec.key, run, socket.stem, settings)
+            entry |= planned_container(spec.key, run, socket.stem, settings, found.fit)
             if entry["container"] or run.engine.fallback is None:
                 return entry
         launch = launch_for(spec.key, run, socket=socket, environment=os.environ, fit=found.fit)

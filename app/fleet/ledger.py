@@ -16,10 +16,11 @@ from typing import Any
 from app.engines.base import WeightsId
 from app.errors import UnavailableError
 from app.fleet.admit import demand_of
+from app.fleet.bounds import by_node
 from app.fleet.corrections import Measured, keep_corrections, ratios_of, read_corrections
 from app.fleet.fit import Fitted
 from app.fleet.instance import Instance
-from app.fleet.memory import Booking, Budget, Reading, room_for
+from app.fleet.memory import Booking, Budget, Reading, hosts_in, room_for
 from app.fleet.meter import Memory, Meter
 from app.fleet.report import fit_report
 from app.fleet.spec import ModelSpec
@@ -60,9 +61,9 @@ class MemoryLedger:
     def want(self, models: Mapping[str, ModelSpec], budget: Budget) -> None:
         """Take over what an edit may have changed."""
         ratios = ratios_of(self._known, models)
-        by_node = any(spec.run.numa == "per-node" for spec in models.values())
-        self._stale = self._stale or by_node != self._by_node
-        self._by_node = by_node
+        is_by_node = by_node(models.values())
+        self._stale = self._stale or is_by_node != self._by_node
+        self._by_node = is_by_node
         self._state = replace(self._state, budget=budget, ratios=ratios)
 
     def state(self, *, now_s: float) -> MemoryState | None:
@@ -96,7 +97,7 @@ class MemoryLedger:
         # Before it is ready nobody knows what of a GPU it has: nothing is the safe answer.
         held = {device: size for device, size in instance.fitted.estimate.not_mapped.items() if loaded}
         found = reading.residents.get(instance.id) if reading else None
-        hosts = [device for device in takes if not device.startswith("GPU")]
+        hosts = hosts_in(takes)
         if found is not None and hosts:
             held |= dict.fromkeys(hosts, found.own_bytes // len(hosts))
         return Booking(takes, held)
@@ -139,11 +140,14 @@ class MemoryLedger:
         facts = await self._meter.headers([weights]) if needs_header and weights else {}
         reading = await self._meter.read(_pids(instances), by_node=self._by_node)
         state = replace(self._state, facts={**self._state.facts, **facts})
-        booked = [(each, self._booking(each, reading) or Booking({}, {})) for each in instances]
+        booked = [
+            (each, replace(self._booking(each, reading) or Booking({}, {}), threads=each.facts.threads))
+            for each in instances
+        ]
         own = [booking for each, booking in booked if each.spec.key == spec.key]
         others = [booking for each, booking in booked if each.spec.key != spec.key]
-        beside = room_for(reading, state.budget, others, own)
-        alone = room_for(reading, state.budget, (), [*others, *own])
+        beside = room_for(reading, state.budget, others, own, all_threads=state.threads)
+        alone = room_for(reading, state.budget, (), [*others, *own], all_threads=state.threads)
         return fit_report(demand_of(spec, state), beside, alone, measured_bytes=measured_bytes)
 
     def measure(self, instance: Instance) -> None:
