@@ -18,7 +18,7 @@ from typing import Any
 
 from app.engines.base import Engine
 from app.engines.command import as_written, launch_for, socket_name
-from app.errors import AirLabError, DrainingError, EngineError, UnavailableError
+from app.errors import AirLabError, DoesNotFitError, DrainingError, EngineError, UnavailableError
 from app.fleet import facts
 from app.fleet.decide import decide
 from app.fleet.evict import idle_timeout_s
@@ -212,6 +212,11 @@ class Fleet:
         instances = tuple(self._instances.values())
         own = next((each for each in instances if each.spec.key == spec.key), None)
         return await self._ledger.judge(spec, instances, measured_bytes=own.measured_bytes if own else None)
+
+    async def refuse_hopeless(self, spec: ModelSpec) -> None:
+        """Raises DoesNotFitError where a model could never start here, by its header, whatever else is unloaded."""
+        if (short := await self._ledger.never_fits(spec, tuple(self._instances.values()))) is not None:
+            raise DoesNotFitError(short.message)
 
     def status(self) -> Mapping[str, ModelStatus]:
         """How every model is now."""
