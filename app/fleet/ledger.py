@@ -146,7 +146,12 @@ class MemoryLedger:
         if self._meter is None:
             return None
         while True:
-            demand, _, alone = await self._weigh(self._meter, spec, instances)
+            try:
+                demand, _, alone = await self._weigh(self._meter, spec, instances)
+            except Exception:
+                # As where it is read for a start: whatever it is, nobody is kept from a model by it.
+                log.exception("memory could not be read")
+                return None
             found = find_fit(demand, alone)
             if not isinstance(found, Shortfall) or not found.estimate.knows_shape:
                 return None

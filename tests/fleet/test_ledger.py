@@ -203,3 +203,17 @@ def test_memory_that_may_still_come_back_makes_nothing_hopeless(engine: FakeEngi
             await fleet.refuse_hopeless(hopeful(900))
 
     play(engine, scene)
+
+
+def test_memory_that_cannot_be_read_makes_nothing_hopeless(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object, **__: object) -> Reading:
+        raise RuntimeError("the driver is gone")
+
+    async def scene(fleet: Fleet, meter: FakeMeter) -> None:
+        monkeypatch.setattr(meter, "read", broken)
+        await fleet.refuse_hopeless(hopeful(9000))
+        assert "memory could not be read" in caplog.text
+
+    play(engine, scene)

@@ -14,7 +14,7 @@ from tests.cli.conftest import call as call  # noqa: PLC0414 # a fixture
 from tests.conftest import MakeLab
 from tests.support.gguf import minimal_adapter, minimal_gguf, shaped_gguf
 from tests.support.hub import Hub, running_hub
-from tests.support.service import ADMIN_KEY, BOUND_S, KEYS, USE_KEY, Lab
+from tests.support.service import ADMIN_KEY, BOUND_S, KEYS, MODEL_FILE, USE_KEY, Lab
 
 REPO = "org/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -58,6 +58,20 @@ def test_fit_of_a_model_on_the_hub_is_the_sum_of_its_parts_and_downloads_nothing
     assert next(item["bytes"] for item in found["items"] if item["what"] == "weights") == 8 * MIB
     assert longer["devices"][0]["needed_bytes"] > found["devices"][0]["needed_bytes"]
     assert (len(hub.looks), hub.files_asked) == (1, [])
+
+
+def test_sum_before_a_download_is_the_sum_after_it(make_lab: MakeLab, hub: Hub) -> None:
+    """On a real model: what is read over the network is what is read from the disk."""
+    hub.repos[REPO], hub.claims = {FILE: MODEL_FILE.read_bytes()}, {}
+    with lab_of(make_lab, hub).serve() as service:
+        before = service.http.get("/models/tiny/fit").raise_for_status().json()
+        service.http.post("/model/switch", json={"model_key": "tiny"}, timeout=BOUND_S).raise_for_status()
+        service.http.post("/models/tiny/unload").raise_for_status()
+        after = service.http.get("/models/tiny/fit").raise_for_status().json()
+
+    assert before["estimate"] == after["estimate"] == "from the header"
+    assert before["items"] == after["items"]
+    assert (before["download_bytes"], "download_bytes" in after) == (MODEL_FILE.stat().st_size, False)
 
 
 def test_fit_says_in_words_why_nobody_knows(make_lab: MakeLab, hub: Hub) -> None:
@@ -129,7 +143,6 @@ def test_switch_joins_a_download_that_goes_on(make_lab: MakeLab, hub: Hub) -> No
         service.http.post("/models/tiny/pull").raise_for_status()
         assert hub.held.wait(BOUND_S)
         switch = pool.submit(service.http.post, "/model/switch", json={"model_key": "tiny"})
-        hub.hold_after = None
         hub.released.set()
         assert switch.result(BOUND_S).status_code == 200
     assert (len(hub.files_asked), hub.looks) == (1, [])
