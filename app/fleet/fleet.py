@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app.engines.base import Engine
-from app.errors import AirLabError, UnavailableError
+from app.errors import AirLabError, DoesNotFitError, UnavailableError
 from app.fleet.instance import Instance
 from app.fleet.lease import Lease, Note
 from app.fleet.logs import LogLines
@@ -143,6 +143,12 @@ class Fleet:
         own = next((each for each in instances if each.spec.key == spec.key), None)
         measured_bytes = own.measured_bytes if own else None
         return await self._reconciler.ledger.judge(spec, instances, measured_bytes=measured_bytes)
+
+    async def refuse_hopeless(self, spec: ModelSpec) -> None:
+        """Raises DoesNotFitError where a model could never start here, by its header, whatever else is unloaded."""
+        instances = tuple(self._reconciler.instances.values())
+        if (short := await self._reconciler.ledger.never_fits(spec, instances)) is not None:
+            raise DoesNotFitError(short.message)
 
     def status(self) -> Mapping[str, ModelStatus]:
         """How every model is now."""

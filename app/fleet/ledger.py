@@ -18,9 +18,10 @@ from app.errors import UnavailableError
 from app.fleet.admit import demand_of
 from app.fleet.bounds import by_node
 from app.fleet.corrections import Measured, keep_corrections, ratios_of, read_corrections
-from app.fleet.fit import Fitted
+from app.fleet.estimate import Demand
+from app.fleet.fit import Fitted, Shortfall, find_fit
 from app.fleet.instance import Instance
-from app.fleet.memory import Booking, Budget, Reading, hosts_in, room_for
+from app.fleet.memory import Booking, Budget, Reading, Room, hosts_in, room_for
 from app.fleet.meter import Memory, Meter
 from app.fleet.report import fit_report
 from app.fleet.spec import ModelSpec
@@ -135,10 +136,36 @@ class MemoryLedger:
             raise UnavailableError(
                 "memory is not looked at here, so whether a model fits is not known", retry_after_s=60
             )
+        demand, beside, alone = await self._weigh(self._meter, spec, instances)
+        return fit_report(demand, beside, alone, measured_bytes=measured_bytes)
+
+    async def never_fits(self, spec: ModelSpec, instances: Collection[Instance]) -> Shortfall | None:
+        """Why a model cannot start even if all of these go; None where it can, or where that is not sure.
+
+        Sure is what follows from its header; and while memory may still come back, there may soon be more.
+        """
+        if self._meter is None:
+            return None
+        while True:
+            try:
+                demand, _, alone = await self._weigh(self._meter, spec, instances)
+            except Exception:
+                # As where it is read for a start: whatever it is, nobody is kept from a model by it.
+                log.exception("memory could not be read")
+                return None
+            found = find_fit(demand, alone)
+            if not isinstance(found, Shortfall) or not found.estimate.knows_shape:
+                return None
+            if time.monotonic() >= self._gone_s + _DUE_S:
+                return found
+            await asyncio.sleep(_SOON_FRESH_S)
+
+    async def _weigh(self, meter: Meter, spec: ModelSpec, instances: Collection[Instance]) -> tuple[Demand, Room, Room]:
+        """What a model asks for, the room beside these instances, and that if all of them were gone."""
         weights = spec.run.weights
         needs_header = weights is not None and spec.facts is None and spec.problem is None
-        facts = await self._meter.headers([weights]) if needs_header and weights else {}
-        reading = await self._meter.read(_pids(instances), by_node=self._by_node)
+        facts = await meter.headers([weights]) if needs_header and weights else {}
+        reading = await meter.read(_pids(instances), by_node=self._by_node)
         state = replace(self._state, facts={**self._state.facts, **facts})
         booked = [
             (each, replace(self._booking(each, reading) or Booking({}, {}), threads=each.facts.threads))
@@ -148,7 +175,7 @@ class MemoryLedger:
         others = [booking for each, booking in booked if each.spec.key != spec.key]
         beside = room_for(reading, state.budget, others, own, all_threads=state.threads)
         alone = room_for(reading, state.budget, (), [*others, *own], all_threads=state.threads)
-        return fit_report(demand_of(spec, state), beside, alone, measured_bytes=measured_bytes)
+        return demand_of(spec, state), beside, alone
 
     def measure(self, instance: Instance) -> None:
         """See, in a task, what an instance took that has served its first request."""
