@@ -27,7 +27,7 @@ from app.fleet.instance import BecameReady, Broke, Gone, Instance, Report, broke
 from app.fleet.lease import Lease, Note, Waiter
 from app.fleet.ledger import MemoryLedger
 from app.fleet.logs import LastWords, LogLines
-from app.fleet.memory import Budget, Cramped
+from app.fleet.memory import Budget, Cramped, Share
 from app.fleet.meter import Memory
 from app.fleet.queue import Queue
 from app.fleet.records import Fault, after_fault
@@ -205,6 +205,10 @@ class Fleet:
     def status(self) -> Mapping[str, ModelStatus]:
         """How every model is now."""
         return {key: self._status_of(key) for key in self._models} | self._remotes.status()
+
+    def shares(self) -> list[Share]:
+        """How the models that run share the host's memory, by the last reading of it."""
+        return self._ledger.shares(self._instances.values())
 
     def log_of(self, key: str) -> LogLines:
         """What the model's engine wrote last, whether it still runs or not."""
