@@ -225,8 +225,10 @@ def takes(_name: str, command: argparse.ArgumentParser) -> None:
     command.add_argument("models", nargs="*", metavar="MODEL", help="keys; all that are on disk where none is given")
     command.add_argument("--prompts", type=numbers, default=(128, 512, 2048), help="lengths in tokens (128,512,2048)")
     command.add_argument("--at-once", type=numbers, help="requests side by side (1,2,4 and the slots, up to those)")
-    command.add_argument("--contexts", type=numbers, default=(), help="load with each of these, such as 2k,8k; --alone")
-    command.add_argument("--slots", type=numbers, default=(), help="load with each of these, such as 1,2,4; --alone")
+    command.add_argument(
+        "--contexts", type=numbers, default=(), help="load with each of these, such as 2k,8k (--alone)"
+    )
+    command.add_argument("--slots", type=numbers, default=(), help="load with each of these, such as 1,2,4 (--alone)")
     command.add_argument("--tokens", type=int, default=64, help="length of each answer (64)")
     command.add_argument("--repeat", type=int, default=3, help="requests of each kind (3)")
     command.add_argument("--note", default="", help="a word that is kept with the run, such as the build")

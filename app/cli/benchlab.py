@@ -10,6 +10,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from app.files import replace_file
 from app.fleet.dropped import dropped_models
 from app.manifest.load import read_manifest
 from app.manifest.schema import Manifest, ModelSection
-from app.settings import Settings
+from app.settings import Settings, read_settings
 from app.units import format_bytes
 from app.weights.look import look_for_weights
 
@@ -178,6 +179,8 @@ def own_airlab(
                 own.wait(_STOP_S)
             except subprocess.TimeoutExpired:
                 own.kill()
+            # Its sockets lay in a folder named after a state that nobody will use again.
+            shutil.rmtree(read_settings(state_dir=state).run_dir, ignore_errors=True)
 
 
 def held_elsewhere(settings: Settings) -> str | None:

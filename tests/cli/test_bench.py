@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +14,7 @@ from app.cli.benchlab import Numbers, combinations, manifest_for
 from app.manifest.load import parse_manifest
 from tests.cli.conftest import Call
 from tests.conftest import MakeLab
+from tests.support.service import BOUND_S, ROOT
 
 QUICK = ("--prompts", "16", "--tokens", "4", "--repeat", "1", "--at-once", "1")
 
@@ -53,6 +57,22 @@ def test_what_does_not_fit_is_said_with_the_arithmetic_and_the_rest_is_measured(
     assert "left out: small does not fit: on RAM it needs weights" in said
     assert "KV cache of 32 x 1048576 tokens" in said
     assert svg.read_text().startswith("<svg")
+    assert lab.engine_processes() == []
+    assert list(lab.folder.glob("airlab-*")) == [], "neither its state nor its sockets are left"
+
+
+def test_what_was_measured_before_an_interruption_is_kept(make_lab: MakeLab, call: Call) -> None:
+    """A bench of many loads takes long; Ctrl-C says that what there is will do."""
+    lab = make_lab("fake")
+    lab.fault("small", starts=[{}, {"load_forever": True}])
+    bench = [sys.executable, "-m", "app", "bench", "--contexts", "512,1k", *QUICK]
+    with subprocess.Popen(bench, cwd=ROOT, env=lab.full_environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("[2 of 2]") for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(BOUND_S) == 130
+    assert [one["context_length"] for one in json.loads(call(lab, "bench", "--show", "--json").stdout)] == [512]
     assert lab.engine_processes() == []
 
 
