@@ -16,11 +16,18 @@ let timer = null, isAsking = false, isWanted = false;
 class Refused extends Error {
   constructor(status, message) { super(message); this.status = status; }
 }
+class Away extends Error {}
 
 async function ask(path, method = "GET") {
   const headers = key ? { authorization: `Bearer ${key}` } : {};
-  const answer = await fetch(path, { method, headers, cache: "no-store", credentials: "omit" });
-  const body = method === "HEAD" ? null : await answer.json();
+  let answer, body = null;
+  try {
+    answer = await fetch(path, { method, headers, cache: "no-store", credentials: "omit" });
+    if (method !== "HEAD") body = await answer.json();
+  } catch {
+    // No connection, one that broke off, or something else than AirLab, which always answers in JSON.
+    throw new Away("AirLab does not answer; this page tries again");
+  }
   // /health answers 503 with its usual body while AirLab shuts down.
   if (!answer.ok && path !== "health") throw new Refused(answer.status, body?.error?.message ?? `status ${answer.status}`);
   if (!answer.ok && body?.error) throw new Refused(answer.status, body.error.message);
@@ -69,9 +76,10 @@ function cannotLook(error) {
     askForKey(wrong ? error.message : "");
     return null;
   }
-  const isRefused = error instanceof Refused;
-  setBadge($("status"), isRefused ? `error ${error.status}` : "away", "bad");
-  setText($("message"), isRefused ? error.message : "AirLab does not answer; this page tries again");
+  if (!(error instanceof Refused || error instanceof Away)) throw error; // a mistake of this page's: for the console
+  setBadge($("status"), error instanceof Refused ? `error ${error.status}` : "away", "bad");
+  setText($("message"), error.message);
+  seen = ""; // what comes back may be another AirLab
   return AWAY_MS;
 }
 
