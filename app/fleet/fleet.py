@@ -17,7 +17,7 @@ from app.errors import AirLabError, DoesNotFitError, UnavailableError
 from app.fleet.instance import Instance
 from app.fleet.lease import Lease, Note
 from app.fleet.logs import LogLines
-from app.fleet.memory import Budget
+from app.fleet.memory import Budget, Share
 from app.fleet.meter import Memory
 from app.fleet.paces import Paces
 from app.fleet.reconcile import Reconciler
@@ -153,6 +153,10 @@ class Fleet:
     def status(self) -> Mapping[str, ModelStatus]:
         """How every model is now."""
         return self._reconciler.status() | self._remotes.status()
+
+    def shares(self) -> list[Share]:
+        """How the models that run share the host's memory, by the last reading of it."""
+        return self._reconciler.ledger.shares(self._reconciler.instances.values())
 
     def log_of(self, key: str) -> LogLines:
         """What the model's engine wrote last, whether it still runs or not."""

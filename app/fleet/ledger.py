@@ -21,7 +21,7 @@ from app.fleet.corrections import Measured, keep_corrections, ratios_of, read_co
 from app.fleet.estimate import Demand
 from app.fleet.fit import Fitted, Shortfall, find_fit
 from app.fleet.instance import Instance
-from app.fleet.memory import Booking, Budget, Reading, Room, hosts_in, room_for
+from app.fleet.memory import Booking, Budget, Reading, Room, Share, hosts_in, room_for, shares_of
 from app.fleet.meter import Memory, Meter
 from app.fleet.report import fit_report
 from app.fleet.spec import ModelSpec
@@ -89,6 +89,16 @@ class MemoryLedger:
     def booking(self, instance: Instance) -> Booking | None:
         """What an instance was promised, and what of that it holds."""
         return self._booking(instance, self._reading)
+
+    def shares(self, instances: Iterable[Instance]) -> list[Share]:
+        """How memory is shared by the last reading; nothing before the first."""
+        reading = self._reading
+        if reading is None:
+            return []
+        booked = [(each, booking) for each in instances if (booking := self._booking(each, reading)) is not None]
+        # What came up after the reading was taken held nothing then, so what was free then is not less by it.
+        bookings = [replace(booking, held={}) if each.since_s >= reading.at_s else booking for each, booking in booked]
+        return shares_of(reading, self._state.budget, bookings)
 
     @staticmethod
     def _booking(instance: Instance, reading: Reading | None) -> Booking | None:

@@ -140,6 +140,27 @@ class Room:
         return {**self.free, **{host: min(share, self.free.get(host, share)) for host in hosts}}
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One device's memory as models have it, for pages."""
+
+    device: str
+    limit_bytes: int
+    """What all models could have of it together: its free memory, and theirs, within the budget."""
+    promised_bytes: int
+    """What those that run were promised, whether they hold it by now or not."""
+
+
+def shares_of(reading: Reading, budget: Budget, bookings: Iterable[Booking]) -> list[Share]:
+    """How every device is shared, by the last reading."""
+    booked = tuple(bookings)
+    together = room_for(reading, budget, (), booked).free
+    return [
+        Share(device, together[device], sum(booking.takes.get(device, 0) for booking in booked))
+        for device in sorted(together)
+    ]
+
+
 def room_for(
     reading: Reading,
     budget: Budget,

@@ -217,3 +217,21 @@ def test_memory_that_cannot_be_read_makes_nothing_hopeless(
         assert "memory could not be read" in caplog.text
 
     play(engine, scene)
+
+
+def test_what_models_could_have_together_does_not_grow_by_what_came_after_the_reading(engine: FakeEngine) -> None:
+    """Pages show the last reading: a model that took its memory since then was still free memory in it."""
+
+    async def scene(fleet: Fleet, _: FakeMeter) -> None:
+        assert fleet.shares() == []
+        fleet.want({key: replace(spec(key, 92), facts=SMALL) for key in "ab"}, max_loaded=None)
+        promised = []
+        for key in "ab":
+            await use(fleet, key)
+            [share] = fleet.shares()
+            assert share.limit_bytes <= 1000 * MIB
+            promised.append(share.promised_bytes)
+        assert promised[0] > 92 * MIB
+        assert promised[1] > promised[0]
+
+    play(engine, scene)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fleet.memory import Booking, Budget, Reading, room_for
+from app.fleet.memory import Booking, Budget, Reading, Share, room_for, shares_of
 
 ALL = Budget()
 
@@ -49,6 +49,12 @@ def test_of_a_card_whose_size_alone_is_known_all_that_is_booked_is_off() -> None
     assert room_for(told, ALL, [loaded, leaving]).free == {"GPU 0": 10}
     assert room_for(told, ALL, [loaded], [leaving]).free == {"GPU 0": 40}
     assert room_for(told, ALL, [], [loaded, leaving]).free == {"GPU 0": 100}
+
+
+def test_share_is_what_models_were_promised_of_what_they_could_have_together() -> None:
+    free, bookings = reading(RAM=100, GPU_0=50), [Booking({"RAM": 60}, {"RAM": 40}), Booking({"GPU 0": 20}, {})]
+    assert shares_of(free, ALL, bookings) == [Share("GPU 0", 50, 20), Share("RAM", 140, 60)]
+    assert shares_of(free, Budget(ram=90), bookings)[1] == Share("RAM", 90, 60)
 
 
 BOOKINGS = st.lists(
