@@ -106,8 +106,8 @@ class MemoryLedger:
         if self._meter is None or self._reads is not None:
             return
         self._stale = False  # what comes or goes while it is read makes it stale again
-        files = (spec.run.weights for spec in models if spec.facts is None and spec.problem is None)
-        unread = {file for file in files if file is not None} - self._state.facts.keys()
+        unread = {file for spec in models if spec.problem is None for file in spec.unread_files}
+        unread -= self._state.facts.keys()
         self._reads = asyncio.create_task(self._read(self._meter, _pids(instances), unread))
 
     async def _read(self, meter: Meter, pids: Mapping[int, int], unread: Collection[WeightsId]) -> None:
@@ -134,9 +134,8 @@ class MemoryLedger:
             raise UnavailableError(
                 "memory is not looked at here, so whether a model fits is not known", retry_after_s=60
             )
-        weights = spec.run.weights
-        needs_header = weights is not None and spec.facts is None and spec.problem is None
-        facts = await self._meter.headers([weights]) if needs_header and weights else {}
+        unread = spec.unread_files if spec.problem is None else ()
+        facts = await self._meter.headers(unread) if unread else {}
         reading = await self._meter.read(_pids(instances), by_node=self._by_node)
         state = replace(self._state, facts={**self._state.facts, **facts})
         booked = [(each, self._booking(each, reading) or Booking({}, {})) for each in instances]
