@@ -53,6 +53,11 @@ class RunSpec:
         """Every file that llama-server is told of, the weights first."""
         return tuple(file for file in (self.weights, *self.adapters, self.mmproj, self.draft_model) if file is not None)
 
+    @property
+    def files_bytes(self) -> int:
+        """All of them together; of one in several parts the first counts."""
+        return sum(file.size_bytes for file in self.files)
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:

@@ -51,7 +51,7 @@ def place(
     booked = [number for number, node in enumerate(nodes) if kept_to and tuple(kept_to) == node.cpus]
     if booked:
         return Placement(cpu_list(kept_to), str(booked[0]), node=booked[0])
-    size_bytes = sum(file.size_bytes for file in run.files)
+    size_bytes = run.files_bytes
     fitting = [
         number
         for number, node in enumerate(nodes)

@@ -159,11 +159,13 @@ class MemoryLedger:
         except Exception:
             log.exception("the memory of %s could not be read", instance.spec.key)
             return
-        weights = instance.wanted.weights
-        if found is None or weights is None or not fitted.estimate.knows_shape:
+        run = instance.wanted
+        if found is None or run.weights is None or not fitted.estimate.knows_shape:
             return
         instance.measured_bytes = found.resident_bytes
-        measured = Measured(weights.size_bytes, fitted.estimate.uncorrected_bytes, found.resident_bytes)
+        if run.mmproj is not None:  # its first request may have brought an image, which takes more than any mistake
+            return
+        measured = Measured(run.files_bytes, fitted.estimate.uncorrected_bytes, found.resident_bytes)
         self._known[instance.spec.key] = measured
         self._state = replace(self._state, ratios={**self._state.ratios, instance.spec.key: measured.ratio})
         if self._file is not None:
