@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 from app.devices.probe import Host
 from app.devices.profiles import ProfileChoice
 from app.engines.base import Fit, RunSpec, WeightsId
-from app.fleet.companions import NOBODY, Companions, companion_problem, companions_of
+from app.fleet.companions import NOBODY, Companions, companion_problem, companions_of, draft_name
 from app.fleet.dropped import dropped_models
 from app.manifest.schema import (
     DockerEngineSection,
@@ -49,6 +49,8 @@ class ModelSpec:
     """Why its files, as they are, cannot be started; None where they can, or where the weights are missing."""
     companions: Companions = NOBODY
     """The files beside its weights."""
+    draft_name: str | None = None
+    """The draft model's file that the manifest names for this host, below models/."""
 
     @property
     def unread_files(self) -> tuple[WeightsId, ...]:
@@ -136,6 +138,7 @@ def model_specs(
             file.all_bytes if file else 0,
             (dropped[key].problem if key in dropped else None) or _problem(model, profile, weights),
             companions_of(model, _own(model, profile), weights),
+            draft_name(model, _own(model, profile)),
         )
 
     sections = manifest.models | {key: model.section for key, model in dropped.items()}
