@@ -42,7 +42,10 @@ def _inside_models(value: str) -> str:
 
 
 def _draft_or_none(value: str) -> str:
-    return value if value == NO_DRAFT else _inside_models(value)
+    try:
+        return value if value == NO_DRAFT else _inside_models(value)
+    except ValueError as exc:
+        raise ValueError(f"{exc}, or {NO_DRAFT}") from exc
 
 
 def _folder_inside_models(value: str) -> str:

@@ -50,7 +50,7 @@ class House:
     @property
     def inventory(self) -> Inventory:
         sections = self.manifest.models.values()
-        names = [name for model in sections for name in (model.filename, *model.adapters) if name]
+        names = [name for model in sections for name in model.file_names]
         return take_inventory(self.models_dir, names, finetuned_dir=self.models_dir / "custom")
 
     def keys(self) -> list[str]:
