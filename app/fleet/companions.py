@@ -59,7 +59,12 @@ def _problems(model: ModelSection, own: OverrideSection, base: GgufFacts | None,
     for check, what, name in checks:
         file = weights.files.get(name)
         if file is None:
-            yield f"its {what} is not on disk; to fix: put it at models/{name}"
+            pull = (
+                ""
+                if not model.hf_repo or check is _adapter
+                else "; `airlab models pull` fetches it if its hf_repo has it"
+            )
+            yield f"its {what} is not on disk; to fix: put it at models/{name}{pull}"
         elif file.problem is not None:
             yield file.problem
         elif file.facts is not None and (problem := check(name, file.facts, base)):

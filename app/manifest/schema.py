@@ -386,9 +386,15 @@ class ModelSection(Tuning):
     @property
     def file_names(self) -> tuple[str, ...]:
         """Every file that it names, on whatever host, below models/."""
-        drafts = (self.draft_model, *(override.draft_model for override in self.on.values()))
-        named = (self.filename, *self.adapters, self.mmproj, *(name for name in drafts if name != NO_DRAFT))
+        named = (self.filename, *self.adapters, *self.companion_names)
         return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    @property
+    def companion_names(self) -> tuple[str, ...]:
+        """Its projector and its draft models, on whatever host: what comes out of the same repository as it does."""
+        drafts = (self.draft_model, *(override.draft_model for override in self.on.values()))
+        named = (self.mmproj, *(name for name in drafts if name != NO_DRAFT))
+        return tuple(dict.fromkeys(name for name in named if name not in {None, self.filename}))
 
 
 class FinetunedSection(Section):

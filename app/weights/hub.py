@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.errors import DownloadError
 from app.settings import Settings
-from app.weights.quants import Source, choose, no_such_model
+from app.weights.quants import Source, choose, named_alike, no_such_model
 
 _ANSWER_S = 10.0
 
@@ -28,10 +28,14 @@ class RemoteFile:
     """In hexadecimal, where it is known."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """For the host of ``url`` and no other: a token may be among them."""
+    beside: str | None = None
+    """Of a file that goes with a model: what the manifest calls it, below models/."""
 
 
-def files_on_hub(hf_repo: str, settings: Settings) -> tuple[RemoteFile, ...]:
+def files_on_hub(hf_repo: str, settings: Settings, beside: Sequence[str] = ()) -> tuple[RemoteFile, ...]:
     """The files of the model that ``org/repo:QUANTISATION`` names, in order. Blocks, 10 seconds at most: for a thread.
+
+    Behind them come those of ``beside``, names of a manifest, that the repository has a file of the same name for.
 
     Raises:
         DownloadError: The hub cannot be asked, has no such repository, keeps it from us, or it holds no such model.
@@ -64,8 +68,9 @@ def files_on_hub(hf_repo: str, settings: Settings) -> tuple[RemoteFile, ...]:
             listed[name].size,
             lfs.sha256 if (lfs := listed[name].lfs) else None,
             headers,
+            companion,
         )
-        for name in chosen
+        for name, companion in (*((name, None) for name in chosen), *named_alike(listed, beside))
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -29,13 +30,13 @@ def test_pixels_of_png_and_jpeg(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("make", [png, jpeg])
-def test_picture_with_too_many_pixels_is_refused_by_what_it_says(make: type[bytes]) -> None:
+def test_picture_with_too_many_pixels_is_refused_by_what_it_says(make: Callable[[int, int], bytes]) -> None:
     """A file of less than a megabyte made llama-server take 1.7 GB."""
     assert fault(make(1001, 1000)).startswith("has 1001 x 1000 pixels, where 1000000 are the most; make it smaller")
 
 
 @pytest.mark.parametrize("make", [png, jpeg])
-def test_picture_without_pixels_is_refused(make: type[bytes]) -> None:
+def test_picture_without_pixels_is_refused(make: Callable[[int, int], bytes]) -> None:
     assert fault(make(0, 5)) == "has no pixels"
 
 

@@ -256,7 +256,8 @@ def test_digest_leaves_out_the_numbers_and_nothing_else() -> None:
         replace(run, cache_type="q8_0"),
         replace(run, numa="distribute"),
         replace(run, kinds=frozenset({"embedding"})),
-        *(replace(run, **{name: file}) for name in ("mmproj", "draft_model")),
+        replace(run, mmproj=file),
+        replace(run, draft_model=file),
         replace(run, adapters=(file,)),
         replace(run, draft_model=file, draft_tokens=5),
     ]

@@ -86,8 +86,8 @@ def minimal_gguf(**keys: Value) -> bytes:
 
 def with_tokens(count: int = 2000, *, kind: str = "gpt2", prefix: str = "t", **keys: Value) -> bytes:
     """The smallest file that says it is a model with a vocabulary."""
-    tokens = {"tokenizer__ggml__model": kind, "tokenizer__ggml__tokens": texts(f"{prefix}{n}" for n in range(count))}
-    return minimal_gguf(**tokens, **keys)
+    listed = texts(f"{prefix}{number}" for number in range(count))
+    return minimal_gguf(tokenizer__ggml__model=kind, tokenizer__ggml__tokens=listed, **keys)
 
 
 def minimal_adapter(base_name: str | None = None, *, architecture: str = "llama") -> bytes:
