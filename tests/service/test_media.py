@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +117,16 @@ def test_projector_that_is_replaced_restarts_its_model(make_lab: MakeLab) -> Non
     lab = make_lab("fake", models={"small": SEES})
     eye = lab.folder / "models" / "eye.gguf"
 
-    def replace(size: int) -> None:
+    def put(size: int) -> None:
         part = Path(f"{eye}.part")
         part.write_bytes(gguf({"general.architecture": "clip", "general.type": "mmproj"}, data=bytes(size)))
         part.rename(eye)
 
-    replace(64)
+    put(64)
     with lab.serve() as service:
         assert service.chat().status_code == 200
         before = service.engine().pid
-        replace(96)
+        put(96)
         wait_until(lambda: service.model()["pid"] != before, "the engine that had the old projector is gone")
         assert service.chat().status_code == 200
 
@@ -141,3 +142,17 @@ def test_draft_model_guesses_and_the_answer_stays_the_same(make_lab: MakeLab, en
 
     assert fast["choices"][0]["message"]["content"] == plain["choices"][0]["message"]["content"]
     assert fast["timings"]["draft_n_accepted"] > 0
+
+
+def test_projector_for_another_model_is_refused_in_llama_servers_words(
+    make_lab: MakeLab, engine_kind: EngineKind
+) -> None:
+    """Its width stands in another tensor for each kind, so only who loads it can tell; and once is enough."""
+    lab = make_lab(engine_kind, models={"small": SEES})
+    write_projector(replace(PROJECTORS[0], projected=512), lab.folder / "models" / "eye.gguf")
+    with lab.serve() as service:
+        refused = service.chat()
+        service.until_state("small", "failed")
+
+    assert refused.status_code == 503
+    assert "you may be using wrong mmproj" in refused.json()["error"]["message"]
