@@ -200,6 +200,7 @@ def _no(demand: Demand, room: Room, tried: _Tried) -> str:
         "fewer parallel" if (demand.run.slots or 1) > 1 else "",
         "cache_type: q8_0" if demand.run.cache_type in {None, "f16", "bf16", "f32"} else "",
         "fewer n_gpu_layers" if device.startswith("GPU") else "",
+        "no draft_model" if demand.draft is not None else "",
         "a smaller quantisation",
     ]
     free = format_bytes(room.free.get(device, 0))

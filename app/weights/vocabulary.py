@@ -91,7 +91,7 @@ def differences(draft: Vocabulary, model: Vocabulary) -> str | None:
     llama-server compares all tokens, this only the first ones.
     """
     if draft.kind != model.kind:
-        return f"makes tokens in another way ({draft.kind:.30}, not {model.kind:.30})"
+        return f"makes tokens in another way ({draft.kind!r:.30}, not {model.kind!r:.30})"
     if abs(draft.tokens - model.tokens) > _MOST_DIFFERENCE:
         return f"has {draft.tokens} tokens, and the model {model.tokens}"
     if draft.first and model.first and draft.first != model.first:

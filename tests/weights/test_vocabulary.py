@@ -86,7 +86,7 @@ def test_token_cannot_be_longer_than_any_is(tmp_path: Path) -> None:
         (replace(MODEL, first=None), None),
         (replace(MODEL, adds_bos=None, bos=7), None),
         (replace(MODEL, eos=7), None),
-        (replace(MODEL, kind="llama"), "makes tokens in another way (llama, not gpt2)"),
+        (replace(MODEL, kind="llama"), "makes tokens in another way ('llama', not 'gpt2')"),
         (replace(MODEL, tokens=32_000), "has 32000 tokens, and the model 49152"),
         (replace(MODEL, first="b"), "has other tokens than the model"),
         (replace(MODEL, bos=7), "begins a text with other tokens than the model"),
