@@ -39,9 +39,11 @@ def test_model_with_a_projector_answers_about_an_image(make_lab: MakeLab, engine
         with service.stream(messages=asking(NOISE), stream_options={"include_usage": True}) as answer:
             streamed = events_of(answer)
         refused = service.chat(model="blind", messages=asking(NOISE))
+        fit = service.http.get("/models/small/fit").raise_for_status().json()
         assert entry(service, "small")["modalities"] == ["text", "image"]
         assert entry(service, "blind")["modalities"] == ["text"]
 
+    assert {"projector", "buffers for an image", "images being read"} <= {item["what"] for item in fit["items"]}
     assert seen.status_code == 200
     assert seen.json()["choices"][0]["message"]["content"]
     assert seen.json()["usage"]["prompt_tokens"] > text.json()["usage"]["prompt_tokens"] + 10
