@@ -15,6 +15,7 @@ from app.api.errors import Answer, answer_for
 from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
 from app.api.keep_alive import keep_alive_s
 from app.api.kinds import require_kind
+from app.api.media import admit_media
 from app.api.wire import Receive, Scope, Send
 from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
@@ -92,6 +93,8 @@ class OpenAIApp:
         if isinstance(fields, ChatFields) and fields.server_tools:
             await self._answer_with_tools(key, fields, actor, reply)
             return
+        if isinstance(fields, ChatFields):
+            await admit_media(self._service.live.current.models[key], fields)
         keep_s, fields.keep_alive = keep_alive_s(fields.keep_alive), None
         fields.model = self._service.live.current.models[key].upstream_name
         body = msgspec.json.encode(fields)

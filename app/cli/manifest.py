@@ -145,9 +145,8 @@ async def _look_ahead(snapshot: Snapshot, settings: Settings, memory: MemoryStat
         found = fit_on_empty_host(with_preview(spec, preview), memory)
         lines = "; ".join(arithmetic_lines(found))
         said = preview.problem or (found.message if isinstance(found, Shortfall) else f"it would fit: {lines}")
-        note = f" (by its size alone, since its header could not be read: {preview.note})" if preview.note else ""
         fits = isinstance(found, Fitted) and preview.problem is None
-        return {"bytes": preview.size_bytes, "fits": fits, "message": f"{said}{note}"}
+        return {"bytes": preview.download_bytes, "fits": fits, "message": f"{said}{preview.caveat}"}
 
     return dict(zip([spec.key for spec in specs], await asyncio.gather(*map(look, specs)), strict=True))
 
