@@ -37,12 +37,12 @@ def port_holder(host: str, port: int) -> Holder | None:
         host: An IP address.
         port: TCP.
     """
-    wanted, before = ipaddress.ip_address(host), None
-    for _ in range(_LOOKS):
-        pids = _listeners(wanted, port)
-        if not pids or pids == before:
+    wanted = ipaddress.ip_address(host)
+    pids = _listeners(wanted, port)
+    for _ in range(_LOOKS - 1):
+        before, pids = pids, _listeners(wanted, port)
+        if pids == before:
             break
-        before = pids
     return _holder(pids[0]) if pids else None
 
 

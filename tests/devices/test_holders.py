@@ -41,7 +41,7 @@ def test_port_that_is_only_connected_from_is_held_by_nobody() -> None:
 
 def test_child_that_has_not_come_to_its_own_program_yet_is_no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between fork and exec it has all that its parent has; psutil names whichever it saw last."""
-    looks: list[list[int | None]] = [[7], [8], [os.getpid()]]
+    looks: list[list[int | None]] = [[7], [8], [os.getpid()], [os.getpid()]]
     monkeypatch.setattr(holders, "_listeners", lambda *_: looks.pop(0) if len(looks) > 1 else looks[0])
     assert port_holder("127.0.0.1", 9) == ME
 
