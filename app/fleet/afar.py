@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from app.errors import AirLabError, BadRequestError, EngineAnsweredError, KeyRefusedError, UpstreamError
+from app.fleet import ring
 from app.fleet.channel import Channel
 from app.fleet.upstream import Upstream
 
@@ -109,7 +110,8 @@ class RemoteUpstream(Upstream):
         target = f"{self._address.root}{path}"
         if body is None:
             return f"GET {target} HTTP/1.1\r\n{self._head}\r\n".encode("ascii")
-        length = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        via = f"{ring.HEADER.decode()}: {ring.way()}\r\n"
+        length = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{via}"
         return f"POST {target} HTTP/1.1\r\n{self._head}{length}\r\n".encode("ascii") + body
 
 

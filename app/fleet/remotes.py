@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from app.engines.command import DEFAULT_CONTEXT
 from app.errors import AirLabError, DrainingError, QueueFullError, UnavailableError, WaitTimeoutError
+from app.fleet import ring
 from app.fleet.afar import Address, RemoteUpstream, said
 from app.fleet.spec import ModelSpec
 from app.fleet.states import Limits, State
@@ -121,9 +122,16 @@ class Remotes:
         }
 
     def take_free(self, key: str) -> Remote | None:
-        """A slot of a server that answers, where one is free and nobody waits for it."""
+        """A slot of a server that answers, where one is free and nobody waits for it; asked before any wait for one.
+
+        Raises:
+            RingError: The request came from there.
+        """
         remote = self._remotes.get(key)
-        if remote is None or remote.is_doubtful or remote.queue or remote.leases >= _slots(remote.spec):
+        if remote is None:
+            return None
+        ring.require_no_ring(key)
+        if remote.is_doubtful or remote.queue or remote.leases >= _slots(remote.spec):
             return None
         remote.leases += 1
         return remote
