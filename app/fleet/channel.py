@@ -19,6 +19,10 @@ _HEAD_BYTES = 64 * 1024
 """More than this without a piece of a body is no head: the parser would keep it, and copy it anew for each piece."""
 
 
+class SilentError(TimeoutError):
+    """Nothing came for so long that it was given up."""
+
+
 class Channel(asyncio.Protocol):
     """One connection, and the one answer that comes on it now."""
 
@@ -28,6 +32,12 @@ class Channel(asyncio.Protocol):
         """Use ``connect``."""
         self.status = 0
         self.content_type = "application/octet-stream"
+        self.retry_after = ""
+        """When it says that it is worth asking again."""
+        self.first_byte_s: float | None = None
+        """Silence before the head that ends the wait; None for no limit."""
+        self.next_byte_s: float | None = None
+        """The same after the head."""
         self.began = False
         """The status line and the headers are there."""
         self.complete = False
@@ -39,13 +49,18 @@ class Channel(asyncio.Protocol):
         self.idle_since_s = 0.0
         self._parts: list[bytes] = []
         self._waiting_bytes = self._head_bytes = 0
-        self._paused = False
+        self._paused = self._is_framed = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
     def is_stream(self) -> bool:
         """True when the answer is server-sent events."""
-        return self.content_type.startswith("text/event-stream")
+        return self.media_type == "text/event-stream"
+
+    @property
+    def media_type(self) -> str:
+        """What the answer says that it is, without parameters."""
+        return self.content_type.partition(";")[0].strip().lower()
 
     @classmethod
     async def connect(cls, socket: Path) -> Channel:
@@ -64,20 +79,32 @@ class Channel(asyncio.Protocol):
     def begin(self, request: bytes) -> None:
         """Send a request, whole, and forget the answer before it."""
         self._parser = httptools.HttpResponseParser(self)
-        self.began = self.complete = self.reusable = False
+        self.began = self.complete = self.reusable = self._is_framed = False
         self._head_bytes = 0
-        self.content_type = "application/octet-stream"
+        self.content_type, self.retry_after = "application/octet-stream", ""
         self._transport.write(request)
 
     async def more(self) -> None:
-        """Wait for news: the head, a piece of the body, the end. Raises ``lost``."""
+        """Wait for news: the head, a piece of the body, the end. Raises ``lost``, and SilentError where none comes."""
         if self.lost is not None:
             raise self.lost
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
         self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+        limit_s = self.next_byte_s if self.began else self.first_byte_s
+        if limit_s is None:
+            await self._waiter
+            return
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._waiter
+        except TimeoutError as exc:
+            if self.lost is not None:  # that was the connection's own
+                raise
+            self.lost = SilentError(f"sent nothing for {limit_s:g} s")
+            self._transport.abort()
+            raise self.lost from exc
 
     def take(self) -> bytes:
         """What has come of the body since it was last taken."""
@@ -115,6 +142,11 @@ class Channel(asyncio.Protocol):
             self._transport.pause_reading()
         self._wake()
 
+    def eof_received(self) -> None:
+        """It sends no more; an answer without a length ends so."""
+        if self.began and not self._is_framed and self.lost is None:
+            self.complete = True
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits."""
         self.lost = self.lost or exc or ConnectionResetError("the connection was closed")
@@ -133,9 +165,14 @@ class Channel(asyncio.Protocol):
     # The parser's news
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep the one that is passed on."""
-        if name.lower() == b"content-type":
-            self.content_type = value.decode("latin-1")
+        """Keep those that somebody asks for."""
+        match name.lower():
+            case b"content-type":
+                self.content_type = value.decode("latin-1")
+            case b"retry-after":
+                self.retry_after = value.decode("latin-1")
+            case b"content-length" | b"transfer-encoding":
+                self._is_framed = True
 
     def on_headers_complete(self) -> None:
         """The head is there."""

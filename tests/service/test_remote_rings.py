@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
@@ -32,7 +33,7 @@ def point(lab: Lab, **remotes: tuple[str, str]) -> None:
 
 @pytest.fixture
 def two(make_lab: MakeLab) -> Iterator[Two]:
-    """``ring`` of each is ``ring`` of the other; ``there`` of one is ``back`` of the other, and that ``small`` of the one."""
+    """``ring`` of each is ``ring`` of the other; ``there`` of one is ``back`` of the other, and that ``small``."""
     first = lab_of(make_lab, ring=(NOWHERE, "ring"), there=(NOWHERE, "back"), own=(NOWHERE, "own"))
     with first.serve() as one:
         second = lab_of(make_lab, ring=(one.url, "ring"), back=(one.url, "small"))
@@ -66,7 +67,7 @@ def test_request_in_a_ring_is_refused_and_holds_nothing(two: Two, key: str) -> N
     require_ring(stream)
     require_ring(one.http.post("/chat", json={"messages": HELLO, "model": key}))
     for service in two:
-        wait_until(lambda service=service: is_idle(service), "nothing is held")
+        wait_until(partial(is_idle, service), "nothing is held")
     assert other.chat(model="small").status_code == 200
 
 
