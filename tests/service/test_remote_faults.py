@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import psutil
@@ -40,6 +41,27 @@ def test_chat_that_never_ends_is_broken_off_before_it_fills_the_memory(far: Far,
 
     server.is_endless = False
     assert service.http.post("/chat", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat"])
+def test_server_that_falls_silent_in_an_answer_is_given_up(make_lab: MakeLab, path: str) -> None:
+    """Its client may never leave: the slot, and the session's turn, were held for good."""
+    silence = threading.Event()
+    with bare_server() as server:
+        lab = near(make_lab, server.url)
+        lab.program = "tests.soak.hasty"
+        with lab.serve() as service:
+            service.until_state("big", "ready")
+            server.hangs = silence
+            body = {"messages": HELLO, "model": "big", "stream": True}
+            answer = service.http.post(path, json=body)
+            assert "and on" in answer.text
+            assert "upstream_stalled" in answer.text
+            assert "the server sent nothing for 1 s" in answer.text
+            assert service.model("big")["busy"] == 0
+            silence.set()
+            server.hangs = None
+            assert service.http.post(path, json=body).status_code == 200
 
 
 def test_page_of_a_server_does_not_go_out_as_one_of_ours(far: Far) -> None:

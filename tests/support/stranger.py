@@ -25,6 +25,9 @@ def near(make_lab: MakeLab, url: str, **environment: str) -> Lab:
     return lab
 
 
+_WORD = b'data: {"choices": [{"index": 0, "delta": {"content": "and on "}}]}\n\n'
+
+
 class Stranger(ThreadingHTTPServer):
     """A server of OpenAI's protocol that is neither AirLab nor llama-server."""
 
@@ -37,6 +40,8 @@ class Stranger(ThreadingHTTPServer):
         """What it calls its answers."""
         self.refusal: tuple[int, dict[str, str]] | None = None
         """Status and headers of what it answers to every chat."""
+        self.hangs: threading.Event | None = None
+        """Where set, its streams say one word and then nothing until this is set."""
         self.is_endless = False
         """Whether its streams go on for ever, whatever was asked for."""
         self.connections: list[socket.socket] = []
@@ -79,7 +84,15 @@ class _Strange(BaseHTTPRequestHandler):
             self._answer(200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": "far"}}]})
             return
         if self.server.is_endless:
-            self._send_for_ever()
+            self._begin_stream()
+            with suppress(OSError):  # until the other side has enough
+                while True:
+                    self.wfile.write(_WORD * 100)
+        if self.server.hangs is not None:
+            self._begin_stream()
+            self.wfile.write(_WORD)
+            self.server.hangs.wait(BOUND_S)
+        if self.close_connection:
             return
         chunk = {"choices": [{"index": 0, "delta": {"content": "far"}, "finish_reason": "stop"}]}
         usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
@@ -89,15 +102,12 @@ class _Strange(BaseHTTPRequestHandler):
     def _answer(self, status: int, content: object) -> None:
         self._send(status, self.server.kind, json.dumps(content).encode())
 
-    def _send_for_ever(self) -> None:
+    def _begin_stream(self) -> None:
+        self.close_connection = True
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
-        events = b'data: {"choices": [{"index": 0, "delta": {"content": "and on "}}]}\n\n' * 100
-        with suppress(OSError):  # until the other side has enough
-            while True:
-                self.wfile.write(events)
 
     def _send(self, status: int, kind: str, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -117,6 +127,8 @@ def bare_server(models: tuple[str, ...] = ("small",)) -> Iterator[Stranger]:
     try:
         yield server
     finally:
+        if server.hangs is not None:
+            server.hangs.set()
         server.shutdown()
         server.server_close()
         thread.join(BOUND_S)
