@@ -129,6 +129,7 @@ class Remotes:
 
         Raises:
             RingError: The request came from there.
+            BadRequestError: It claims a way that no request comes.
         """
         remote = self._remotes.get(key)
         if remote is None:
