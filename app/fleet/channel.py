@@ -7,7 +7,9 @@ more than everything else that AirLab does for a request.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
+import time
 from pathlib import Path
 
 import httptools
@@ -34,10 +36,8 @@ class Channel(asyncio.Protocol):
         self.content_type = "application/octet-stream"
         self.retry_after = ""
         """When it says that it is worth asking again."""
-        self.first_byte_s: float | None = None
-        """Silence before the head that ends the wait; None for no limit."""
-        self.next_byte_s: float | None = None
-        """The same after the head."""
+        self.first_byte_s = self.next_byte_s = math.inf
+        """How long it may be silent before the first byte of a body, and after it. A comment in a stream is silence."""
         self.began = False
         """The status line and the headers are there."""
         self.complete = False
@@ -49,7 +49,9 @@ class Channel(asyncio.Protocol):
         self.idle_since_s = 0.0
         self._parts: list[bytes] = []
         self._waiting_bytes = self._head_bytes = 0
-        self._paused = self._is_framed = False
+        self._silent_s = 0.0
+        """How long it was waited for since it last said something: not while what came was not taken."""
+        self._paused = self._is_framed = self._spoke = self._has_news = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -79,8 +81,8 @@ class Channel(asyncio.Protocol):
     def begin(self, request: bytes) -> None:
         """Send a request, whole, and forget the answer before it."""
         self._parser = httptools.HttpResponseParser(self)
-        self.began = self.complete = self.reusable = self._is_framed = False
-        self._head_bytes = 0
+        self.began = self.complete = self.reusable = self._is_framed = self._spoke = self._has_news = False
+        self._head_bytes, self._silent_s = 0, 0.0
         self.content_type, self.retry_after = "application/octet-stream", ""
         self._transport.write(request)
 
@@ -92,19 +94,25 @@ class Channel(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
         self._waiter = asyncio.get_running_loop().create_future()
-        limit_s = self.next_byte_s if self.began else self.first_byte_s
-        if limit_s is None:
+        if self.first_byte_s < math.inf:
+            await self._in_time(self._waiter)
+        else:
             await self._waiter
-            return
+
+    async def _in_time(self, news: asyncio.Future[None]) -> None:
+        if self._has_news:
+            self._spoke, self._has_news, self._silent_s = True, False, 0.0
+        limit_s, begun_s = self.next_byte_s if self._spoke else self.first_byte_s, time.monotonic()
         try:
-            async with asyncio.timeout(limit_s):
-                await self._waiter
+            async with asyncio.timeout(limit_s - self._silent_s):
+                await news
         except TimeoutError as exc:
             if self.lost is not None:  # that was the connection's own
                 raise
             self.lost = SilentError(f"sent nothing for {limit_s:g} s")
             self._transport.abort()
             raise self.lost from exc
+        self._silent_s += time.monotonic() - begun_s
 
     def take(self) -> bytes:
         """What has come of the body since it was last taken."""
@@ -181,6 +189,8 @@ class Channel(asyncio.Protocol):
 
     def on_body(self, piece: bytes) -> None:
         """Keep a piece of the body."""
+        if self.first_byte_s < math.inf and not self._has_news:
+            self._has_news = not (self.is_stream and _is_comment(piece))
         self._parts.append(piece)
         self._waiting_bytes += len(piece)
         self._head_bytes = 0
@@ -189,3 +199,8 @@ class Channel(asyncio.Protocol):
         """The end."""
         self.complete = self.began
         self.reusable = self._parser.should_keep_alive()
+
+
+def _is_comment(piece: bytes) -> bool:
+    """Whether a piece of a stream says nothing: llama-server keeps one alive so, also while nothing moves in it."""
+    return all(not line or line.startswith(b":") for line in piece.splitlines())

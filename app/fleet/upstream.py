@@ -80,10 +80,6 @@ class Upstream:
     def _request(self, path: str, body: bytes | None) -> bytes:
         return _request(path, body)
 
-    def _may_ask_again(self, body: bytes | None) -> bool:
-        """Whether what was sent, and not answered, may be sent once more."""
-        return True
-
     async def _ask_on(self, channel: Channel | None, request: bytes) -> Channel:
         self.begin_to_wait()
         try:
@@ -159,6 +155,10 @@ class Upstream:
     def refusal(self, status: int, body: bytes, *, retry_after: str = "") -> AirLabError:
         """An error that it answered with, as one of ours; ``retry_after`` is the header of that name."""
         return refusal(status, body, server=self.server)
+
+    def _may_ask_again(self, body: bytes | None) -> bool:
+        """Whether what was sent, and not answered, may be sent once more."""
+        return True
 
     async def healthy(self, *, timeout_s: float) -> bool:
         """True when /health answers 200: the model is loaded. It says nothing of whether generation moves."""

@@ -150,21 +150,42 @@ async def test_name_that_cannot_be_looked_up_is_said_to_be_none(host: str) -> No
     upstream = RemoteUpstream(Address.of(f"http://{host}/v1"), None, context_tokens=8192)
     with pytest.raises(UpstreamError, match="is no name that could be looked up"):
         await upstream.look("m")
-    assert upstream.awaited == 0
+
+
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    "begins", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"], ids=["no head", "a head alone"]
+    ("begins", "drips"),
+    [
+        (b"", b""),
+        (b"HTTP/1.1 200 OK\r\nx-a: ", b"a"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", b""),
+        (STREAM, b": still here\n\n"),
+        (STREAM + b"data: {}\n\n", b""),
+        (STREAM + b"data: {}\n\n", b": still here\n\n"),
+    ],
+    ids=["no head", "a head for ever", "a head alone", "comments alone", "one event", "one event and comments"],
 )
-async def test_server_that_hangs_is_given_up(begins: bytes) -> None:
+async def test_server_that_hangs_is_given_up(begins: bytes, drips: bytes) -> None:
     """It held a slot, and its session's turn, until the client left; some never do."""
-    async with elsewhere(answer=begins) as server:
+    dripping: list[asyncio.Task[None]] = []
+
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        while drips and not writer.is_closing():
+            writer.write(drips)
+            await asyncio.sleep(0.01)  # a server that drips, and no wait of the test's
+
+    async with elsewhere(
+        answer=begins, then=lambda writer: dripping.append(asyncio.create_task(drip(writer)))
+    ) as server:
         upstream = server.upstream(limits=HASTY)
         with pytest.raises(UpstreamStalledError, match=r"the server sent nothing for 0\.2 s"):
             async with await upstream.send("/v1/chat/completions", b"{}") as answer:
                 await answer.read()
-        assert upstream.awaited == 0
         assert upstream.broke
+        for task in dripping:
+            await task
         assert server.asked == ["POST /v1/chat/completions"]
 
 
