@@ -20,6 +20,7 @@ from app.manifest.values import (
     EnvName,
     GpuLayers,
     Section,
+    ServerUrl,
     SizeBytes,
     Tokens,
     Url,
@@ -52,18 +53,6 @@ def _folder_inside_models(value: str) -> str:
     first, *parts = value.split("/")
     if first != "models" or not parts or any(part.startswith(".") or not part for part in parts) or "\\" in value:
         raise ValueError("must be a folder below models/, such as models/custom, written with forward slashes")
-    return value
-
-
-_SERVER_URL = re.compile(
-    r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(?::(?P<port>[0-9]{1,5}))?(?:/[A-Za-z0-9._~/-]*)?"
-)
-
-
-def _server_url(value: str) -> str:
-    match = _SERVER_URL.fullmatch(value)
-    if match is None or not 1 <= int(match["port"] or 80) <= 65535:
-        raise ValueError("is no address such as http://ray-head:8000/v1: no user, no query, plain ASCII")
     return value
 
 
@@ -301,7 +290,7 @@ class ProfileSection(Tuning):
 class RemoteSection(Section):
     """A model that another server runs: any that speaks OpenAI's protocol, such as another host's AirLab, or vLLM."""
 
-    url: Annotated[str, Field(max_length=2048), AfterValidator(_server_url)]
+    url: ServerUrl
     """Where that server listens, such as http://ray-head:8000/v1."""
     key_env: EnvName | None = None
     """Name of the environment variable that holds its key; read when AirLab starts, or this is edited."""

@@ -9,6 +9,7 @@ from app.fleet.states import Limits
 SHORT = Limits(
     load_stall_s=1.5,
     hung_s=1.0,
+    remote_silent_s=1.0,
     stop_grace_s=0.5,
     stuck_look_s=0.2,
     quiet_s=0.1,
