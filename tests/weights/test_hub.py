@@ -124,6 +124,11 @@ def test_answer_that_is_compressed_against_our_word_is_refused(
     assert "it compresses its answer" in refused(tmp_path, hub.url)
 
 
+def test_names_without_end_fill_no_message(tmp_path: Path, hub: Hub) -> None:
+    hub.repos[REPO] = {f"{'x' * 1_000_000}-Q4_0.gguf": b""}
+    assert refused(tmp_path, hub.url) == f"{REPO} holds no whole GGUF model; name a repository with .gguf files"
+
+
 @pytest.mark.parametrize("siblings", [None, [], [{"rfilename": 5}], [{"rfilename": None}], [{}], "x", 7, [[]]])
 def test_list_that_is_none_is_words(
     tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, siblings: object
