@@ -146,8 +146,10 @@ class Fleet:
 
     async def refuse_hopeless(self, spec: ModelSpec) -> None:
         """Raises DoesNotFitError where a model could never start here, by its header, whatever else is unloaded."""
-        instances = tuple(self._reconciler.instances.values())
-        if (short := await self._reconciler.ledger.never_fits(spec, instances)) is not None:
+        reconciler = self._reconciler
+        if (
+            short := await reconciler.ledger.never_fits(spec, lambda: tuple(reconciler.instances.values()))
+        ) is not None:
             raise DoesNotFitError(short.message)
 
     def status(self) -> Mapping[str, ModelStatus]:

@@ -205,6 +205,40 @@ def test_memory_that_may_still_come_back_makes_nothing_hopeless(engine: FakeEngi
     play(engine, scene)
 
 
+def test_model_that_came_meanwhile_makes_nothing_hopeless(engine: FakeEngine) -> None:
+    """It can go as well as those that were there when the question was asked."""
+
+    async def scene(fleet: Fleet, meter: FakeMeter) -> None:
+        await use(fleet, "a")
+        await fleet.unload("a")
+        meter.others_bytes = 500 * MIB
+        asking = asyncio.create_task(fleet.refuse_hopeless(hopeful(900)))
+        await asyncio.sleep(2)
+        await use(fleet, "b")
+        meter.others_bytes = 0
+        await asking
+        assert states(fleet)["b"] is State.READY
+
+    play(engine, scene)
+
+
+def test_models_that_come_and_go_all_the_time_let_nobody_wait_for_ever(engine: FakeEngine) -> None:
+    """There is no moment in which the sum is sure; then the download is not refused."""
+
+    async def scene(fleet: Fleet, _: FakeMeter) -> None:
+        await use(fleet, "a")
+        await fleet.unload("a")
+        asking = asyncio.create_task(fleet.refuse_hopeless(hopeful(9000)))
+        for _round in range(12):
+            await asyncio.sleep(3)
+            await use(fleet, "a")
+            await fleet.unload("a")
+        assert asking.done()
+        await asking
+
+    play(engine, scene)
+
+
 def test_memory_that_cannot_be_read_makes_nothing_hopeless(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
