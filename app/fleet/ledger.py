@@ -54,6 +54,8 @@ class MemoryLedger:
         self._known = read_corrections(self._file) if self._file is not None else {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._reads: asyncio.Task[None] | None = None
+        self._judging = asyncio.Lock()
+        """One at a time: a look at GPUs can take seconds of a thread, and whoever may use models may ask."""
         self._by_node = False
 
     @property
@@ -137,9 +139,9 @@ class MemoryLedger:
         self._changed()
 
     async def judge(
-        self, spec: ModelSpec, instances: Collection[Instance], *, measured_bytes: int | None
+        self, spec: ModelSpec, instances: Callable[[], Collection[Instance]], *, measured_bytes: int | None
     ) -> dict[str, Any]:
-        """What a model would take beside these instances, its own left out, by a reading of its own.
+        """What a model would take beside the instances that there are at the look, by a reading of its own.
 
         Raises:
             UnavailableError: Nobody can read memory here.
@@ -148,7 +150,8 @@ class MemoryLedger:
             raise UnavailableError(
                 "memory is not looked at here, so whether a model fits is not known", retry_after_s=60
             )
-        demand, beside, alone = await self._weigh(self._meter, spec, instances)
+        async with self._judging:
+            demand, beside, alone = await self._weigh(self._meter, spec, instances())
         return fit_report(demand, beside, alone, measured_bytes=measured_bytes)
 
     async def never_fits(self, spec: ModelSpec, instances: Callable[[], Collection[Instance]]) -> Shortfall | None:

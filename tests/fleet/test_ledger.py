@@ -167,6 +167,28 @@ def test_budget_that_an_edit_lowers_binds_the_next_start(engine: FakeEngine) -> 
     play(engine, scene)
 
 
+def test_many_who_ask_whether_a_model_fits_are_answered_one_after_another(engine: FakeEngine) -> None:
+    """Each look has a thread for up to six seconds: all at once they would take every one that AirLab has."""
+
+    class Slow(FakeMeter):
+        now = most = 0
+
+        async def read(self, pids: Mapping[int, int], *, by_node: bool) -> Reading:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(1)
+            self.now -= 1
+            return await super().read(pids, by_node=by_node)
+
+    async def scene(fleet: Fleet, _: FakeMeter) -> None:
+        reports = await asyncio.gather(*(fleet.fit(spec("a")) for _number in range(5)))
+        assert [report["fits"] for report in reports] == [True] * 5
+        assert meter.most == 1
+
+    meter = Slow(engine, 1000 * MIB, lambda _: MODEL_MIB * MIB)
+    play(engine, scene, meter=meter)
+
+
 def hopeful(mib: int, *, read: bool = True) -> ModelSpec:
     """A model that is not on disk and has so much weights."""
     of = {"layers": 4, "embedding": 64, "feed_forward": 128, "heads": 4, "kv_heads": 4, "tokens": 100, "context": 512}
