@@ -436,6 +436,33 @@ async def test_start_that_nobody_waits_for_is_removed(folder: Path) -> None:
         assert (await house.docker.started[0].exited()).code == -15
 
 
+async def test_start_whose_answer_was_lost_is_removed_once_it_exists(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service is heard, so no lease ends: what it gave up would hold memory that was booked for nobody."""
+    refused, stop = asyncio.Event(), Launcher._stop
+
+    async def seen(self: Launcher, instance: str, grace_s: float) -> bool:
+        gone = await stop(self, instance, grace_s)
+        refused.set()
+        return gone
+
+    monkeypatch.setattr(Launcher, "_stop", seen)
+    monkeypatch.setattr("app.engines.launched._AWAY_S", 0.01)
+    async with launcher(folder) as house, client(house) as engine:
+        house.docker.may_start.clear()
+        starting = asyncio.create_task(engine.start(house.launch(house.run())))
+        await house.docker.asked.wait()
+        assert engine._link._writer is not None
+        engine._link._writer.close()
+        with pytest.raises(EngineAwayError):
+            await starting
+        await refused.wait()
+        house.docker.may_start.set()
+        await house.docker.born.wait()
+        assert (await house.docker.started[0].exited()).code == -15
+
+
 async def test_model_out_of_the_hubs_cache_is_the_same_for_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher looks for files where the service does, links of the cache included."""
     cache = folder / "cache"

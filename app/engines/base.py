@@ -84,7 +84,13 @@ class Fit:
 
     @property
     def busy_threads(self) -> int:
-        """Processor threads that it keeps busy: with all layers on a GPU the processor hardly works."""
+        """Processor threads that it keeps busy, whatever ``--threads`` says: one with all layers on a GPU.
+
+        What is left to the processor then is to look up the embedding of each token, which is done by one thread; the
+        others sleep, and do not poll.
+
+        Source: ggml-cpu.c, GET_ROWS in ggml_get_n_tasks, and ggml_graph_compute_poll_for_work.
+        """
         return 1 if self.gpu_layers is not None and self.gpu_layers < 0 else self.threads
 
 

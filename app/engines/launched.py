@@ -117,14 +117,19 @@ class Link:
         self.end_later(instance)
 
     def end_later(self, instance: str) -> None:
-        """Have it removed, in our own time; the launcher's lease does so if we cannot."""
+        """Have it removed, in our own time; the launcher's lease does so once we have left."""
         task = asyncio.create_task(self._end(instance))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
     async def _end(self, instance: str) -> None:
-        with contextlib.suppress(EngineError):
-            await self.ask(op="stop", instance=instance, grace_s=0.0)
+        # Until there is none: what the launcher has still to start can be stopped only once it exists, and no lease
+        # ends while we are there.
+        while not self._closed:
+            with contextlib.suppress(EngineError):
+                if (await self.ask(op="stop", instance=instance, grace_s=0.0))["gone"]:
+                    return
+            await asyncio.sleep(_AWAY_S)
 
     def close(self) -> None:
         """Leave."""

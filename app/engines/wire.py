@@ -127,7 +127,10 @@ def read_ask(line: bytes) -> AskStart | AskStop | AskOf | AskPlain:
         return _ANY.validate_json(line, strict=True)
     except ValidationError as exc:
         problems = [f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in exc.errors()[:5]]
-        raise LauncherRefusedError(f"this is no request: {'; '.join(problems)}") from exc
+        raise LauncherRefusedError(
+            f"this is no request that this launcher knows: {'; '.join(problems)}. AirLab and its launcher must be of "
+            "one version: bring both up to date, and start the launcher anew"
+        ) from exc
 
 
 def id_of(line: bytes) -> int:

@@ -10,6 +10,7 @@ context that the model was trained for and nine tenths of the memory hold.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -81,14 +82,15 @@ def find_smaller_fit(demand: Demand, room: Room, cramped: Cramped) -> Fitted | N
 def find_fit(demand: Demand, room: Room) -> Fitted | Shortfall:
     """The best way to start this model in this room, or in that part of it which its engine may use."""
     room = room_within(demand.run.engine, room)
-    ways = [(context, seat) for context in _first_contexts(demand) for seat in _seats(demand, room)]
-    for context, seat in ways:
-        tried = _try(demand, room, seat, context, demand.run.slots or 1)
-        if tried.short_of is None:
-            return _grown(demand, room, seat, tried)
+    contexts, slots = _first_contexts(demand), demand.run.slots or 1
+    for context in contexts:
+        for seat in _seats(demand, room, context):
+            tried = _try(demand, room, seat, context, slots)
+            if tried.short_of is None:
+                return _grown(demand, room, seat, tried)
     # The last way asks for the least of what is scarce.
-    context, seat = ways[-1]
-    least = _try(demand, room, seat, context, demand.run.slots or 1)
+    *_, seat = _seats(demand, room, contexts[-1])
+    least = _try(demand, room, seat, contexts[-1], slots)
     return Shortfall(_no(demand, least, room), least.estimate)
 
 
@@ -131,9 +133,9 @@ def _try(demand: Demand, room: Room, seat: _Seat, context: int, slots: int) -> _
     return _Tried(fit, made, free, short_of, max(shares_needed, default=(0.0, "")))
 
 
-def _seats(demand: Demand, room: Room) -> Iterator[_Seat]:
+def _seats(demand: Demand, room: Room, context: int) -> Iterator[_Seat]:
     """Where it could run, the best place first."""
-    for gpus, layers in _on_gpus(demand, room):
+    for gpus, layers in _on_gpus(demand, room, context):
         yield from (_Seat(gpus, layers, hosts) for hosts in _hosts(demand, room))
 
 
@@ -145,7 +147,7 @@ def _hosts(demand: Demand, room: Room) -> Iterator[tuple[str, ...]]:
     yield room.hosts
 
 
-def _on_gpus(demand: Demand, room: Room) -> Iterator[tuple[tuple[int, ...], int | None]]:
+def _on_gpus(demand: Demand, room: Room, context: int) -> Iterator[tuple[tuple[int, ...], int | None]]:
     wanted, gpus = demand.run.gpu_layers, room.gpus
     if wanted == 0 or not gpus:
         # None, or a number where no GPU's memory is known: llama-server sees for itself.
@@ -155,11 +157,25 @@ def _on_gpus(demand: Demand, room: Room) -> Iterator[tuple[tuple[int, ...], int 
     alone = [(number,) for number in sorted(gpus, key=lambda number: room.free[gpu_name(number)])]
     places = [*alone, gpus] if len(gpus) > 1 else alone
     yield from ((place, -1 if wanted is None else wanted) for place in places)
-    layout = demand.facts.layout if demand.facts else None
     if wanted is None:
-        for layers in range(len(layout.layer_bytes) if layout else 0, 0, -1):
+        if layers := _most_layers(demand, room, places[-1], context):
             yield places[-1], layers
         yield (), 0
+
+
+def _most_layers(demand: Demand, room: Room, gpus: tuple[int, ...], context: int) -> int:
+    """How many layers there is room for on these GPUs, whatever that leaves to the host; 0 for none.
+
+    With every layer more, they need more and the host needs less. So the number is found by halving, and no smaller one
+    is worth a try: where the host has too little beside this many, it has too little beside fewer.
+    """
+    layout = demand.facts.layout if demand.facts else None
+
+    def is_too_much(layers: int) -> bool:
+        tried = _try(demand, room, _Seat(gpus, layers, room.hosts), context, demand.run.slots or 1)
+        return any(tried.estimate.takes.get(name, 0) > tried.free[name] for name in map(gpu_name, gpus))
+
+    return bisect_left(range(1, len(layout.layer_bytes) + 1 if layout else 1), True, key=is_too_much)
 
 
 def _trained_context(demand: Demand) -> int:

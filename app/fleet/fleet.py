@@ -139,16 +139,17 @@ class Fleet:
                 "fits": None,
                 "message": f"{spec.key} runs on {spec.where}, and takes nothing here",
             }
-        instances = tuple(self._reconciler.instances.values())
-        own = next((each for each in instances if each.spec.key == spec.key), None)
+        own = next((each for each in self._instances() if each.spec.key == spec.key), None)
         measured_bytes = own.measured_bytes if own else None
-        return await self._reconciler.ledger.judge(spec, instances, measured_bytes=measured_bytes)
+        return await self._reconciler.ledger.judge(spec, self._instances, measured_bytes=measured_bytes)
 
     async def refuse_hopeless(self, spec: ModelSpec) -> None:
         """Raises DoesNotFitError where a model could never start here, by its header, whatever else is unloaded."""
-        instances = tuple(self._reconciler.instances.values())
-        if (short := await self._reconciler.ledger.never_fits(spec, instances)) is not None:
+        if (short := await self._reconciler.ledger.never_fits(spec, self._instances)) is not None:
             raise DoesNotFitError(short.message)
+
+    def _instances(self) -> tuple[Instance, ...]:
+        return tuple(self._reconciler.instances.values())
 
     def status(self) -> Mapping[str, ModelStatus]:
         """How every model is now."""

@@ -33,6 +33,8 @@ _FRESH_S, _SOON_FRESH_S = 5.0, 0.2
 """Others use memory, too: a reading older than this starts nothing; the second while memory is to come back."""
 _DUE_S = 5.0
 """So long after an engine is gone its memory may still come back."""
+_MOST_DUE_S = 30.0
+"""Where engines go all the time, nobody waits longer than this for a moment in which that is not so."""
 
 
 class MemoryLedger:
@@ -52,6 +54,8 @@ class MemoryLedger:
         self._known = read_corrections(self._file) if self._file is not None else {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._reads: asyncio.Task[None] | None = None
+        self._judging = asyncio.Lock()
+        """One at a time: a look at GPUs can take seconds of a thread, and whoever may use models may ask."""
         self._by_node = False
 
     @property
@@ -135,9 +139,9 @@ class MemoryLedger:
         self._changed()
 
     async def judge(
-        self, spec: ModelSpec, instances: Collection[Instance], *, measured_bytes: int | None
+        self, spec: ModelSpec, instances: Callable[[], Collection[Instance]], *, measured_bytes: int | None
     ) -> dict[str, Any]:
-        """What a model would take beside these instances, its own left out, by a reading of its own.
+        """What a model would take beside the instances that there are at the look, by a reading of its own.
 
         Raises:
             UnavailableError: Nobody can read memory here.
@@ -146,19 +150,25 @@ class MemoryLedger:
             raise UnavailableError(
                 "memory is not looked at here, so whether a model fits is not known", retry_after_s=60
             )
-        demand, beside, alone = await self._weigh(self._meter, spec, instances)
+        async with self._judging:
+            demand, beside, alone = await self._weigh(self._meter, spec, instances())
         return fit_report(demand, beside, alone, measured_bytes=measured_bytes)
 
-    async def never_fits(self, spec: ModelSpec, instances: Collection[Instance]) -> Shortfall | None:
+    async def never_fits(self, spec: ModelSpec, instances: Callable[[], Collection[Instance]]) -> Shortfall | None:
         """Why a model cannot start even if all of these go; None where it can, or where that is not sure.
 
         Sure is what follows from its header; and while memory may still come back, there may soon be more.
+
+        Args:
+            spec: The model.
+            instances: Asked at each look for those that are there then: what came meanwhile can go as well.
         """
         if self._meter is None:
             return None
-        while True:
+        ends_s = time.monotonic() + _MOST_DUE_S
+        while time.monotonic() < ends_s:
             try:
-                demand, _, alone = await self._weigh(self._meter, spec, instances)
+                demand, _, alone = await self._weigh(self._meter, spec, instances())
             except Exception:
                 # As where it is read for a start: whatever it is, nobody is kept from a model by it.
                 log.exception("memory could not be read")
@@ -169,6 +179,7 @@ class MemoryLedger:
             if time.monotonic() >= self._gone_s + _DUE_S:
                 return found
             await asyncio.sleep(_SOON_FRESH_S)
+        return None
 
     async def _weigh(self, meter: Meter, spec: ModelSpec, instances: Collection[Instance]) -> tuple[Demand, Room, Room]:
         """What a model asks for, the room beside these instances, and that if all of them were gone."""

@@ -40,7 +40,8 @@ class Weights:
         """``weights_bytes`` are those of all files together."""
         self._layout, layers = layout, len(layout.layer_bytes)
         self.input_bytes, self.output_bytes = layout.input_bytes, layout.output_bytes
-        rest = weights_bytes - self.input_bytes - self.output_bytes
+        # Never less than nothing: in a file that means harm, tensors lie over each other.
+        rest = max(0, weights_bytes - self.input_bytes - self.output_bytes)
         self._each = rest // layers if layout.parts > 1 else None
 
     def of(self, layers: range) -> int:

@@ -29,8 +29,9 @@ MAX_TEXT_BYTES = MIB
 _MAX_KEYS, _MAX_TENSORS = 10_000, 100_000
 _MAX_KEY_BYTES, _MAX_TENSOR_NAME_BYTES, _MAX_DIMENSIONS = 65_535, 63, 4
 _MAX_NUMBER = 2**32 - 1
-_MAX_KEPT = 1024
-"""Longer lists of numbers are passed over: they are about tokens, and what is asked for is about layers."""
+_MAX_KEPT, _MAX_KEPT_TOGETHER = 1024, 65_536
+"""Longer lists of numbers are passed over: they are about tokens, and what is asked for is about layers. No model has
+many of those; a header that is full of them would take nine times its length in memory, and seconds of every thread."""
 _SHOWN_CHARS = 200
 
 _NUMBERS = {
@@ -214,15 +215,17 @@ def _check_magic(reader: Reader) -> None:
 def _read_keys(reader: Reader, count: int) -> dict[str, Any]:
     """Single numbers and texts, and short lists of numbers, by key."""
     values: dict[str, Any] = {}
+    room = _MAX_KEPT_TOGETHER
     for _ in range(count):
         key = reader.text("a key", _MAX_KEY_BYTES)
         if key in values or not key:
             raise BrokenError(f"has the key {_shown(key)!r} twice" if key else "has a key without a name")
-        values[key] = _read_value(reader, key, reader.number(U32))
+        values[key] = value = _read_value(reader, key, reader.number(U32), most=min(room, _MAX_KEPT))
+        room -= len(value) if isinstance(value, tuple) else 0
     return values
 
 
-def _read_value(reader: Reader, key: str, kind: int) -> Any:
+def _read_value(reader: Reader, key: str, kind: int, *, most: int) -> Any:
     if kind in _NUMBERS:
         return reader.number(_NUMBERS[kind])
     if kind == _TEXT:
@@ -232,14 +235,14 @@ def _read_value(reader: Reader, key: str, kind: int) -> Any:
         if inner == _TEXT:
             return read_texts(reader, key, count)
         if inner in _NUMBERS:
-            return _read_numbers(reader, _NUMBERS[inner], count)
+            return _read_numbers(reader, _NUMBERS[inner], count, most)
         # Lists of lists have a number, and llama.cpp refuses them as well.
         raise BrokenError(f"has under {_shown(key)} a list of the type {inner}, which there is not")
     raise BrokenError(f"has under {_shown(key)} a value of the type {kind}, which there is not")
 
 
-def _read_numbers(reader: Reader, form: struct.Struct, count: int) -> tuple[Any, ...] | None:
-    if count > _MAX_KEPT:
+def _read_numbers(reader: Reader, form: struct.Struct, count: int, most: int) -> tuple[Any, ...] | None:
+    if count > most:
         reader.skip(count * form.size)
         return None
     return tuple(reader.number(form) for _ in range(count))

@@ -17,6 +17,8 @@ from app.weights.quants import Source, choose, named_alike, no_such_model
 MAX_FILE_BYTES = 2**50
 """No model's file is larger."""
 _ANSWER_S = 10.0
+_NAME_CHARS = 1024
+"""A longer name is no file's, and would only fill messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def files_on_hub(hf_repo: str, settings: Settings, beside: Sequence[str] = ()) -
     try:
         with answers_within(_ANSWER_S):
             info = api.model_info(source.repo, files_metadata=True, timeout=_ANSWER_S)
-        listed = {file.rfilename: file for file in info.siblings or () if isinstance(file.rfilename, str)}
+        listed = {file.rfilename: file for file in info.siblings or () if _is_name(file.rfilename)}
     except Exception as exc:
         # The library's own errors, those of httpx2 below it, and whatever an answer that is none makes of both.
         raise _translated(exc, source, api.endpoint) from exc
@@ -80,6 +82,10 @@ def files_on_hub(hf_repo: str, settings: Settings, beside: Sequence[str] = ()) -
         )
         for name, companion in (*((name, None) for name in chosen), *named_alike(listed, beside))
     )
+
+
+def _is_name(said: object) -> bool:
+    return isinstance(said, str) and len(said) <= _NAME_CHARS
 
 
 def _size(said: object) -> int | None:

@@ -1,15 +1,20 @@
 """What ``huggingface_hub`` speaks HTTP with: its answers are bounded in bytes and in time, and lead to no other host.
 
-The library reads an answer whole, however long it is and however slowly it comes, and follows redirects anywhere. To be
-imported at first need: it imports the library.
+The library reads an answer whole, however long it is and however slowly it comes, and follows redirects anywhere. Its
+time limits begin anew with every byte, so a server that sends one now and then, in a body or before it, would hold a
+thread for ever: here the connection is cut off when the time is over. To be imported at first need: it imports the
+library, and sets its client for all of this process, in which nobody else uses it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
-import time
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import httpx2
 from huggingface_hub import set_client_factory
@@ -19,28 +24,68 @@ from app.units import MIB
 MAX_ANSWER_BYTES = 4 * MIB
 """The list of a repository with 500 files and their checksums takes 300 KiB."""
 
-_ends_s: contextvars.ContextVar[float] = contextvars.ContextVar("_ends_s")
-
 
 class AnswerError(Exception):
     """The hub answers in a way that no hub does."""
 
 
+class _Deadline:
+    """Cuts off the connections of one thread's requests when their time is over."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._lock = threading.Lock()
+        self._link: socket.socket | None = None
+
+    def see(self, event: str, info: Mapping[str, Any]) -> None:
+        """Told what a connection does: each one that is made, and once more when it is encrypted."""
+        if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            return
+        with self._lock:
+            self._link = info["return_value"].get_extra_info("socket")
+            if self.is_over:
+                self._cut()
+
+    def end(self) -> None:
+        """The time is over."""
+        with self._lock:
+            self.is_over = True
+            self._cut()
+
+    def _cut(self) -> None:
+        if self._link is not None:
+            # Whoever reads from it is at its end. Below TLS, which no two threads may use at once.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._link, socket.SHUT_RDWR)
+
+
+_deadline: contextvars.ContextVar[_Deadline | None] = contextvars.ContextVar("_deadline", default=None)
+
+
 @contextmanager
 def answers_within(seconds: float) -> Iterator[None]:
-    """Every answer in the block has come whole by then, or AnswerError is raised when more of it comes."""
-    before = _ends_s.set(time.monotonic() + seconds)
+    """Each answer in the block has come whole by then, or AnswerError is raised. To find an address may take longer."""
+    deadline = _Deadline()
+    before = _deadline.set(deadline)
+    timer = threading.Timer(seconds, deadline.end)
+    timer.daemon = True
+    timer.start()
     try:
         yield
+    except Exception as exc:
+        if deadline.is_over:
+            raise AnswerError("its answer does not end") from exc
+        raise
     finally:
-        _ends_s.reset(before)
+        timer.cancel()
+        _deadline.reset(before)
 
 
 class _Bounded(httpx2.SyncByteStream):
-    """A body of at most so many bytes, by a time."""
+    """A body of at most so many bytes."""
 
-    def __init__(self, stream: httpx2.SyncByteStream, ends_s: float) -> None:
-        self._stream, self._ends_s = stream, ends_s
+    def __init__(self, stream: httpx2.SyncByteStream) -> None:
+        self._stream = stream
 
     def __iter__(self) -> Iterator[bytes]:
         came = 0
@@ -48,8 +93,6 @@ class _Bounded(httpx2.SyncByteStream):
             came += len(piece)
             if came > MAX_ANSWER_BYTES:
                 raise AnswerError(f"its answer is longer than {MAX_ANSWER_BYTES // MIB} MiB")
-            if time.monotonic() > self._ends_s:
-                raise AnswerError("its answer does not end")
             yield piece
 
     def close(self) -> None:
@@ -66,12 +109,24 @@ def _look_at(answer: httpx2.Response) -> None:
         if after.host != answer.url.host or not is_same:
             raise AnswerError(f"it sends us to {after.host}; if that is where it is now, set HF_ENDPOINT")
     if isinstance(answer.stream, httpx2.SyncByteStream):
-        answer.stream = _Bounded(answer.stream, _ends_s.get(float("inf")))
+        answer.stream = _Bounded(answer.stream)
+
+
+def _watch(request: httpx2.Request) -> None:
+    """Before a request, and each that a redirect makes of it."""
+    deadline = _deadline.get()
+    if deadline is not None:
+        request.extensions = {**request.extensions, "trace": deadline.see}
 
 
 def _client() -> httpx2.Client:
-    headers = {"accept-encoding": "identity"}
-    return httpx2.Client(headers=headers, event_hooks={"response": [_look_at]}, follow_redirects=True)
+    return httpx2.Client(
+        headers={"accept-encoding": "identity"},
+        event_hooks={"request": [_watch], "response": [_look_at]},
+        # One that is used again would not be seen to be made.
+        limits=httpx2.Limits(max_keepalive_connections=0),
+        follow_redirects=True,
+    )
 
 
 set_client_factory(_client)

@@ -13,7 +13,7 @@ _BLOCK = re.compile(r"blk\.(\d{1,4})\.")
 _INPUT = "token_embd.weight"
 _REPACKED_TYPES = frozenset({2, 12, 20})
 """Q4_0, Q4_K, IQ4_NL: llama.cpp lays these out anew for the processor, as a copy beside the mapped file."""
-_MOST_LAYERS = 512
+MOST_LAYERS = 512
 """llama.cpp loads no model with more (LLAMA_MAX_LAYERS), and a place is sought for each of them."""
 
 _WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
@@ -77,7 +77,7 @@ def layout_of(
         return max(numbers(key) or (0,))
 
     layers = number("block_count")
-    if not 0 < layers <= _MOST_LAYERS:
+    if not 0 < layers <= MOST_LAYERS:
         return None
     layer_bytes, repacked_bytes = [0] * layers, [0] * layers
     input_bytes = output_bytes = 0

@@ -101,10 +101,19 @@ class Previews:
         look = self._known.get(source)
         if look is None or look.is_old(now_s=time.monotonic()):
             self._known.pop(source, None)
-            while len(self._known) >= _MOST_KEPT:
-                del self._known[next(iter(self._known))]
+            self._make_room()
             look = self._known[source] = _Look(section, self._settings, self._turns)
         return look
+
+    def _make_room(self) -> None:
+        """Forget the oldest answer where there are too many. Raises DownloadError where none has come yet."""
+        if len(self._known) < _MOST_KEPT:
+            return
+        # One that still goes on is not forgotten: its thread would go on, too, and another one begin beside it.
+        oldest = next((source for source, look in self._known.items() if look.found.done()), None)
+        if oldest is None:
+            raise DownloadError(f"{_MOST_KEPT} sources are being asked and none has answered yet; ask again later")
+        del self._known[oldest]
 
 
 class _Look:

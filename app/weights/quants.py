@@ -7,7 +7,7 @@ is found again without asking anybody.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from app.errors import DownloadError
@@ -36,18 +36,25 @@ class Source:
 
 def parts_of(name: str) -> tuple[str, ...]:
     """Every file of a model, given the first: itself, or all of its parts in order."""
+    return tuple(_parts(name))
+
+
+def _parts(name: str) -> Iterator[str]:
     match = _PART.match(name)
     count = int(match["count"]) if match is not None else 0
     if match is None or not count:  # a name may say anything
-        return (name,)
-    return tuple(f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1))
+        yield name
+        return
+    for number in range(1, count + 1):
+        yield f"{match['stem']}-{number:05d}-of-{count:05d}.gguf"
 
 
 def whole_models(names: Iterable[str]) -> list[tuple[str, ...]]:
     """The models among these names, each as its files in order; one with a part missing is left out."""
     there = {name for name in names if name.endswith(".gguf") and not _NO_MODEL.search(name)}
     firsts = (name for name in sorted(there) if (match := _PART.match(name)) is None or int(match["number"]) == 1)
-    return [files for files in map(parts_of, firsts) if there.issuperset(files)]
+    # One after another, up to the first that is missing: each of many names may speak of 99,999 parts.
+    return [parts_of(first) for first in firsts if all(part in there for part in _parts(first))]
 
 
 def choose(names: Iterable[str], quantisation: str | None) -> tuple[str, ...] | None:

@@ -126,9 +126,10 @@ def test_fault_110_what_is_no_request_is_refused(line: bytes) -> None:
     assert id_of(line) in {0, 1}
 
 
-def test_missing_field_is_refused() -> None:
+def test_missing_field_is_refused_as_of_another_version() -> None:
+    """A launcher that was left running over an update of AirLab says what to do, and not only what it misses."""
     for name in START:
-        with pytest.raises(LauncherRefusedError):
+        with pytest.raises(LauncherRefusedError, match="must be of one version: bring both up to date"):
             read_ask(json.dumps({key: value for key, value in START.items() if key != name}).encode())
 
 

@@ -43,6 +43,14 @@ def test_embedded_model_takes_what_was_measured(
     assert predicted / MIB == pytest.approx(mib, rel=0.1)
 
 
+def test_file_whose_tensors_lie_over_each_other_takes_no_less_than_nothing() -> None:
+    """Else what it says of its other parts would make the sum as small as it likes."""
+    assert SEVEN.layout is not None
+    lying = replace(SEVEN, layout=replace(SEVEN.layout, parts=2))
+    items = estimate(demand(lying, weights_bytes=1), Fit(4096, 1, -1, 7, gpus=(0,))).items
+    assert min(item.size_bytes for item in items) >= 0
+
+
 OTHER_SHAPES = {
     "grouped": 79.7,
     "not-grouped": 116.1,

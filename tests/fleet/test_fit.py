@@ -9,12 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.fleet.estimate import RAM, Demand, Draft
+from app.engines.base import Fit
+from app.fleet import fit as fitting
+from app.fleet.estimate import RAM, Demand, Draft, Estimate, estimate
 from app.fleet.fit import Fitted, Shortfall, find_fit
 from app.fleet.memory import Budget, Reading, Room, room_for
 from app.units import GIB, MIB
 from app.weights.gguf import GgufFacts
+from app.weights.layout import MOST_LAYERS
 from tests.support.models import FOURTEEN, SEVEN, SEVENTY, SMALL, THIRTY_TWO, demand
 
 GAMING_PC = Room({RAM: 28 * GIB, "GPU 0": 15 * GIB})
@@ -98,6 +103,80 @@ def test_long_context_falls_back_to_fewer_layers_rather_than_to_a_shorter_one() 
     fit = fitted(demand(FOURTEEN, context_length=32_768, slots=2), GAMING_PC).fit
     assert fit.context_length == 32_768
     assert fit.gpu_layers not in {-1, 0}
+
+
+@st.composite
+def asked_and_rooms(draw: st.DrawFn) -> tuple[Demand, Room]:
+    """A model of any shape, and a host that has about as much memory as it needs."""
+    sizes = [size * MIB for size in draw(st.lists(st.integers(50, 400), min_size=1, max_size=20))]
+    ends = [draw(st.integers(0, 500)) * MIB for _ in range(2)]
+    assert THIRTY_TWO.layout is not None
+    layout = replace(
+        THIRTY_TWO.layout,
+        layer_bytes=tuple(sizes),
+        repacked_bytes=tuple(size // 2 for size in sizes),
+        windowed=tuple(draw(st.booleans()) for _ in sizes),
+        input_bytes=ends[0],
+        output_bytes=ends[1],
+        parts=draw(st.integers(1, 2)),
+        tokens=1000,
+    )
+    runs: list[dict[str, Any]] = [{"context_length": 4096}, {"context_length": None}, {"numa": "per-node"}]
+    # In parts, less may be on disk than one part says.
+    weights_bytes = draw(st.sampled_from([1, sum(sizes) + sum(ends)]))
+    facts = replace(THIRTY_TWO, layout=layout, sliding_window=1024)
+    asked = demand(facts, weights_bytes=weights_bytes, **draw(st.sampled_from(runs)))
+    asked = replace(asked, ratio=draw(st.sampled_from([1.0, 1.3])))
+    hosts = draw(st.sampled_from([[RAM], ["node 0", "node 1"]]))
+    devices = [*hosts, *(f"GPU {number}" for number in range(draw(st.integers(1, 3))))]
+    room = Room({device: draw(st.integers(500, 4000)) * MIB for device in devices})
+    return asked, replace(room, node_cpus=dict.fromkeys(hosts, (0,)) if len(hosts) > 1 else {})
+
+
+@given(asked_and_rooms())
+def test_place_is_the_one_that_trying_every_number_of_layers_finds(given_: tuple[Demand, Room]) -> None:
+    """Halving finds it only because more layers never need less of a GPU, nor more of the host."""
+    found, expected = find_fit(*given_), _tried_one_by_one(*given_)
+    assert isinstance(found, Fitted) == (expected is not None)
+    if isinstance(found, Fitted):
+        assert (found.fit.gpus, found.fit.gpu_layers, found.fit.node) == expected
+
+
+def _tried_one_by_one(asked: Demand, room: Room) -> tuple[tuple[int, ...], int | None, int | None] | None:
+    """GPUs, layers on them and node of the first way that fits, among all that there are."""
+    assert asked.facts is not None
+    assert asked.facts.layout is not None
+    alone = sorted(room.gpus, key=lambda number: room.free[f"GPU {number}"])
+    places: list[tuple[tuple[int, ...], int]] = [((number,), -1) for number in alone]
+    places += [(room.gpus, layers) for layers in (-1, *range(len(asked.facts.layout.layer_bytes), 0, -1))]
+    for context in fitting._first_contexts(asked):
+        for gpus, layers in [*places, ((), 0)]:
+            for hosts in fitting._hosts(asked, room):
+                tried = fitting._try(asked, room, fitting._Seat(gpus, layers, hosts), context, 1)
+                if tried.short_of is None:
+                    return gpus, layers, tried.fit.node
+    return None
+
+
+def test_deepest_model_is_judged_by_a_few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fleet decides in the loop that serves everybody: a try of each layer would hold them up for seconds."""
+    tries: list[Fit] = []
+
+    def counted(asked: Demand, fit: Fit, hosts: tuple[str, ...]) -> Estimate:
+        tries.append(fit)
+        return estimate(asked, fit, hosts)
+
+    monkeypatch.setattr(fitting, "estimate", counted)
+    assert SEVENTY.layout is not None
+    each = SEVENTY.layout.layer_bytes[0]
+    layout = replace(
+        SEVENTY.layout,
+        layer_bytes=(each,) * MOST_LAYERS,
+        repacked_bytes=(0,) * MOST_LAYERS,
+        windowed=(False,) * MOST_LAYERS,
+    )
+    no(auto(replace(SEVENTY, layout=layout)), Room({RAM: 24 * GIB, "GPU 0": 15 * GIB}))
+    assert len(tries) < 150
 
 
 # What is left to AirLab.

@@ -167,6 +167,28 @@ def test_budget_that_an_edit_lowers_binds_the_next_start(engine: FakeEngine) -> 
     play(engine, scene)
 
 
+def test_many_who_ask_whether_a_model_fits_are_answered_one_after_another(engine: FakeEngine) -> None:
+    """Each look has a thread for up to six seconds: all at once they would take every one that AirLab has."""
+
+    class Slow(FakeMeter):
+        now = most = 0
+
+        async def read(self, pids: Mapping[int, int], *, by_node: bool) -> Reading:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(1)
+            self.now -= 1
+            return await super().read(pids, by_node=by_node)
+
+    async def scene(fleet: Fleet, _: FakeMeter) -> None:
+        reports = await asyncio.gather(*(fleet.fit(spec("a")) for _number in range(5)))
+        assert [report["fits"] for report in reports] == [True] * 5
+        assert meter.most == 1
+
+    meter = Slow(engine, 1000 * MIB, lambda _: MODEL_MIB * MIB)
+    play(engine, scene, meter=meter)
+
+
 def hopeful(mib: int, *, read: bool = True) -> ModelSpec:
     """A model that is not on disk and has so much weights."""
     of = {"layers": 4, "embedding": 64, "feed_forward": 128, "heads": 4, "kv_heads": 4, "tokens": 100, "context": 512}
@@ -201,6 +223,40 @@ def test_memory_that_may_still_come_back_makes_nothing_hopeless(engine: FakeEngi
         meter.others_bytes = 500 * MIB
         with pytest.raises(DoesNotFitError):
             await fleet.refuse_hopeless(hopeful(900))
+
+    play(engine, scene)
+
+
+def test_model_that_came_meanwhile_makes_nothing_hopeless(engine: FakeEngine) -> None:
+    """It can go as well as those that were there when the question was asked."""
+
+    async def scene(fleet: Fleet, meter: FakeMeter) -> None:
+        await use(fleet, "a")
+        await fleet.unload("a")
+        meter.others_bytes = 500 * MIB
+        asking = asyncio.create_task(fleet.refuse_hopeless(hopeful(900)))
+        await asyncio.sleep(2)
+        await use(fleet, "b")
+        meter.others_bytes = 0
+        await asking
+        assert states(fleet)["b"] is State.READY
+
+    play(engine, scene)
+
+
+def test_models_that_come_and_go_all_the_time_let_nobody_wait_for_ever(engine: FakeEngine) -> None:
+    """There is no moment in which the sum is sure; then the download is not refused."""
+
+    async def scene(fleet: Fleet, _: FakeMeter) -> None:
+        await use(fleet, "a")
+        await fleet.unload("a")
+        asking = asyncio.create_task(fleet.refuse_hopeless(hopeful(9000)))
+        for _round in range(12):
+            await asyncio.sleep(3)
+            await use(fleet, "a")
+            await fleet.unload("a")
+        assert asking.done()
+        await asking
 
     play(engine, scene)
 

@@ -399,3 +399,11 @@ def test_the_builders_of_other_tests_build_what_is_whole(read: Read) -> None:
     assert read(minimal_gguf()).kind == "model"
     assert read(minimal_adapter("Base")).base_names == ("Base",)
     assert read(WHOLE).head_count == (4, 8)
+
+
+def test_header_full_of_lists_keeps_no_more_of_them_than_models_have(read: Read) -> None:
+    """Nine times as long in memory as on disk, each of four looks at a hub's files would take 300 MiB."""
+    heads: dict[str, Value] = {"llama.attention.head_count": numbers(4, 8)}
+    lists: dict[str, Value] = {f"list.{number}": numbers(*range(1024)) for number in range(64)}
+    assert read(gguf(ARCHITECTURE | heads | lists)).head_count == (4, 8)
+    assert read(gguf(ARCHITECTURE | lists | heads)).head_count is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,33 @@ def test_list_that_comes_too_slowly_is_given_up(tmp_path: Path, hub: Hub, monkey
     assert "its answer does not end" in refused(tmp_path, hub.url)
 
 
+@pytest.mark.parametrize(
+    "sent", [b"", b"HTTP/1.1 200 OK\r\nx-slow: ", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n["]
+)
+def test_answer_that_stops_anywhere_is_cut_off_in_time(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """A byte now and then, before the body as well, would hold one of few threads for days, and AirLab's end up."""
+    cut_off = threading.Event()
+
+    def slow(self: Any, repo: str) -> None:
+        self.wfile.write(sent)
+        self.close_connection = True
+        hub.held.set()
+        self.rfile.read(1)
+        cut_off.set()
+
+    class OnceItWaits(threading.Timer):
+        def run(self) -> None:
+            hub.held.wait(stand_in.BOUND_S)
+            self.function()
+
+    monkeypatch.setattr(stand_in._Handler, "_list", slow)
+    monkeypatch.setattr(threading, "Timer", OnceItWaits)
+    assert "its answer does not end" in refused(tmp_path, hub.url)
+    assert cut_off.wait(stand_in.BOUND_S)
+
+
 def test_list_that_leads_elsewhere_is_not_followed(tmp_path: Path, hub: Hub) -> None:
     """Else a hub could make AirLab ask whatever is inside this network."""
     with running_hub() as inner:
@@ -94,6 +122,11 @@ def test_answer_that_is_compressed_against_our_word_is_refused(
 
     monkeypatch.setattr(stand_in._Handler, "_list", bomb)
     assert "it compresses its answer" in refused(tmp_path, hub.url)
+
+
+def test_names_without_end_fill_no_message(tmp_path: Path, hub: Hub) -> None:
+    hub.repos[REPO] = {f"{'x' * 1_000_000}-Q4_0.gguf": b""}
+    assert refused(tmp_path, hub.url) == f"{REPO} holds no whole GGUF model; name a repository with .gguf files"
 
 
 @pytest.mark.parametrize("siblings", [None, [], [{"rfilename": 5}], [{"rfilename": None}], [{}], "x", 7, [[]]])

@@ -16,6 +16,7 @@ from app.units import MIB
 from app.weights import preview
 from app.weights.gguf import facts_in
 from app.weights.preview import Preview, Previews
+from tests.support import hub as stand_in
 from tests.support.gguf import minimal_adapter, minimal_gguf, shaped_gguf, texts
 from tests.support.hub import Hub, running_hub
 
@@ -260,3 +261,43 @@ async def test_no_more_sources_are_remembered_than_the_bound(
             hub.plain[f"/{number}.gguf"] = minimal_gguf()
             await known.of(ModelSection(download_url=f"{hub.url}/{number}.gguf"))
     assert len(known._known) == 2
+
+
+async def test_looks_that_go_on_are_not_forgotten_for_others(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever may ask could begin threads without bound, one source after another, and all over again."""
+    monkeypatch.setattr(preview, "_MOST_KEPT", 2)
+    hub.spare_looks, hub.hold_after = False, 8
+    sections = [ModelSection(download_url=f"{hub.url}/{number}.gguf") for number in range(3)]
+    hub.plain = {f"/{number}.gguf": minimal_gguf() for number in range(3)}
+    known = previews(tmp_path, hub)
+    async with asyncio.timeout(BOUND_S):
+        waiting = [asyncio.create_task(known.of(section)) for section in sections[:2]]
+        await asyncio.to_thread(hub.held.wait, BOUND_S)
+        with pytest.raises(DownloadError, match="2 sources are being asked and none has answered yet; ask again later"):
+            await known.of(sections[2])
+        hub.released.set()
+        await asyncio.gather(*waiting)
+        assert await known.of(sections[2])
+
+
+async def test_repository_that_was_renamed_is_looked_at_under_its_new_name(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub sends on whoever asks under the old one, for the list and each file, and wants the token there, too."""
+    hub.token = "hf_secret"
+    handler, get = stand_in._Handler, stand_in._Handler.do_GET
+
+    def renamed(self: Any) -> None:
+        if "/org/old/" in f"{self.path.partition('?')[0]}/":
+            hub.asked.append(stand_in.Asked(self.path, {}))
+            self._answer(307, b"", {"location": self.path.replace("org/old", REPO)})
+        else:
+            get(self)
+
+    monkeypatch.setattr(handler, "do_GET", renamed)
+    found = await preview_of(tmp_path, hub, ModelSection(hf_repo="org/old:Q4_K_M"), hf_token="hf_secret")
+
+    assert (found.size_bytes, found.facts is not None) == (SIZE_BYTES, True)
+    assert len(hub.asked) == 4

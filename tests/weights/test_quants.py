@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from pydantic import ValidationError
 
@@ -63,3 +65,13 @@ def test_refusal_lists_what_there_is() -> None:
     message = no_such_model(Source.of("org/repo:Q2_K"), NAMES).message
     assert "BF16, IQ4_XS, Q4_K_M, Q8_0, UD-Q4_K_M, UD-Q4_K_XL" in message
     assert "no whole GGUF model" in no_such_model(Source.of("org/repo"), ["a.safetensors"]).message
+
+
+def test_parts_that_are_not_there_are_not_all_named() -> None:
+    """A list of a hub has room for 70,000 such names: minutes in which a thread would do nothing but write them."""
+    tracemalloc.start()
+    try:
+        assert whole_models([f"m{number}-00001-of-99999.gguf" for number in range(3)]) == []
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
