@@ -159,10 +159,11 @@ async def agree(turn: OpenTurn, window: Window, path: Sequence[StoredMessage]) -
         assert (window.cut.tokens, window.cut.first_kept) == (tokens, path[left_out].id)
     if turn.earlier.messages == 0:
         assert left_out == cut(await short(path), budget_tokens=BUDGET_TOKENS)
-    elif turn.last_cut is not None:
-        assert path[turn.last_cut.messages].id == turn.last_cut.first_kept
-        whole = sum(item.tokens for item in await short(path[turn.last_cut.messages :]))
-        assert (left_out == turn.last_cut.messages) == (whole <= BUDGET_TOKENS)
+    elif turn.cuts:
+        [last] = turn.cuts
+        assert path[last.messages].id == last.first_kept
+        whole = sum(item.tokens for item in await short(path[last.messages :]))
+        assert (left_out == last.messages) == (whole <= BUDGET_TOKENS)
     return True
 
 
