@@ -64,7 +64,7 @@ def length(model: str, message: Message) -> int:
     return TOKENS_A_WORD[model] * len(message.content.split())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(steps=st.lists(STEP, min_size=3, max_size=8), repeated=st.integers(8, 30))
 def test_each_model_and_budget_keeps_its_beginning_until_full_and_is_shown_no_less_than_there_is_room_for(
     steps: list[Step], repeated: int
