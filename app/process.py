@@ -29,6 +29,11 @@ _PIECE_BYTES = 65_536
 _VERIFY_S = 5.0
 
 
+def tied(argv: Sequence[str]) -> tuple[str, ...]:
+    """What to start in place of ``argv``, from the main thread, so that the kernel kills it when this process dies."""
+    return (sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *argv)
+
+
 class LogTail:
     """The last lines that a child wrote, each cut at 2 KiB: a child cannot fill our memory."""
 
@@ -147,7 +152,7 @@ class Child:
             log_read, log_write = ours = os.pipe()
             pipes += ours
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *argv),
+                *tied(argv),
                 stdin=stdin_read if talk_fd is None else talk_fd,
                 stdout=log_write if talk_fd is None else talk_fd,
                 stderr=log_write,

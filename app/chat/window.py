@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from app.chat import events, toolmode
 from app.chat.history import Counted, cut
@@ -34,12 +35,12 @@ class Window:
         self._models, self._tell, self._most_tokens = models, tell, most_tokens
         self._items: list[_Item] = []
         self._earlier = NOTHING_EARLIER
-        self._last_cut: LastCut | None = None
+        self._cuts: tuple[LastCut, ...] = ()
 
     def read(self, turn: OpenTurn) -> None:
         """Begin with what a turn was opened with."""
         self._items = [_Item(stored.id, stored.message, stored.count) for stored in turn.path]
-        self._earlier, self._last_cut = turn.earlier, turn.last_cut
+        self._earlier, self._cuts = turn.earlier, turn.cuts
 
     def add(self, ids: Iterable[int], messages: Iterable[Message]) -> None:
         """What was said since."""
@@ -87,12 +88,15 @@ class Window:
     def _start(self, budget_tokens: int) -> tuple[int, Earlier]:
         """Where the cut begins, and what stands before that.
 
-        It depends on the whole conversation, whose beginning was not read: so it goes on from the last one. A cut that
-        began wherever reading did would move with every turn, and the engine's prefix cache would be of no use.
+        It depends on the whole conversation, whose beginning was not read: so it goes on from an earlier one. A cut
+        that began wherever reading did would move with every turn, and the engine's prefix cache would be of no use.
         """
-        last = self._last_cut
-        # With a larger budget than that one had, there is room for what it left out.
-        if last is None or budget_tokens > last.budget_tokens:
+        # With the same budget first: models, or requests with and without tools, may take turns, each with a cache.
+        same = (cut for cut in self._cuts if cut.budget_tokens == budget_tokens)
+        # With a larger budget than one had, there is room for what it left out.
+        larger = (cut for cut in self._cuts if cut.budget_tokens > budget_tokens)
+        last = next(chain(same, larger), None)
+        if last is None:
             return 0, self._earlier
         start = next(at for at, item in enumerate(self._items) if item.id == last.first_kept)
         return start, Earlier(last.messages, last.tokens)

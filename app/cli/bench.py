@@ -53,6 +53,7 @@ def bench(options: argparse.Namespace) -> int:
     book = Benchbook(settings.state / "bench.db")
     run = None
     if not options.show:
+        book.last(runs=1)  # a file that cannot be used is said now, and not after hours
         plan = Plan(options.prompts, options.at_once, options.tokens, options.repeat)
         measured: list[Measured] = []
         try:

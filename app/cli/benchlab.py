@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from app.files import replace_file
 from app.fleet.dropped import dropped_models
 from app.manifest.load import read_manifest
 from app.manifest.schema import Manifest, ModelSection
+from app.process import tied
 from app.settings import Settings, read_settings
 from app.units import format_bytes
 from app.weights.look import look_for_weights
@@ -154,18 +156,22 @@ def _models(manifest: Manifest, settings: Settings) -> _Models:
 def own_airlab(
     options: argparse.Namespace, state: Path, more: Mapping[str, str] | None = None
 ) -> Iterator[httpx.Client]:
-    """An AirLab on a free port, with its state in this folder; gone at the end of the block.
+    """An AirLab on a free port, with its state in this folder; gone at the end of the block, or of this process.
 
     Raises:
         AirLabError: It does not start.
+        KeyboardInterrupt: This process is told to end, or its terminal was closed.
     """
     environment = os.environ | {"AIRLAB_STATE_DIR": str(state), "AIRLAB_HOST": "127.0.0.1", "AIRLAB_PORT": "0"}
     environment |= more or {}
     environment.setdefault("AIRLAB_LOG_LEVEL", "error")  # what matters to the bench, its answers say
     # A launcher serves one AirLab: for a second one it would remove what the first one has running.
     environment.pop("AIRLAB_LAUNCHER", None)
-    command = [sys.executable, "-m", "app", "serve"]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as own:
+    command = tied((sys.executable, "-m", "app", "serve"))
+    with (
+        _every_end_like_ctrl_c(),
+        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as own,
+    ):
         try:
             line = own.stdout.readline() if own.stdout else ""
             if not line.startswith("AirLab serves on "):
@@ -181,6 +187,25 @@ def own_airlab(
                 own.kill()
             # Its sockets lay in a folder named after a state that nobody will use again.
             shutil.rmtree(read_settings(state_dir=state).run_dir, ignore_errors=True)
+
+
+@contextmanager
+def _every_end_like_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP interrupt, too: an AirLab that nobody knows of must not be left with models in memory."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # One that is ignored, as under nohup, stays so.
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    changed = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    try:
+        for number in changed:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in changed.items():
+            signal.signal(number, handler)
 
 
 def held_elsewhere(settings: Settings) -> str | None:

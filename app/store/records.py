@@ -130,7 +130,7 @@ NOTHING_EARLIER = Earlier(0, 0)
 
 
 class LastCut(NamedTuple):
-    """What the last answer's model was not shown: where the next cut goes on from."""
+    """What an answer's model was not shown: where the next cut of the same model and budget goes on from."""
 
     messages: int
     tokens: int
@@ -151,8 +151,8 @@ class OpenTurn:
     """The session's last turn, if it brought no answer: the next answer can say so."""
     earlier: Earlier = NOTHING_EARLIER
     """What stands before ``path``."""
-    last_cut: LastCut | None = None
-    """Where something does, and the last answer on ``path`` was given without a part of it."""
+    cuts: tuple[LastCut, ...] = ()
+    """Where something does: what this model's answers on ``path`` were given without, newest first, one a budget."""
 
     @property
     def user_message_id(self) -> int | None:

@@ -219,8 +219,8 @@ def _open_turn(
     )
 
     unfinished = previous if previous is not None and previous.status != "done" else None
-    path, earlier, last_cut = read_tail(connection, leaf, most_tokens=most)
-    return OpenTurn(turn_id, path, unfinished, earlier, last_cut)
+    path, earlier, cuts = read_tail(connection, leaf, model=model, most_tokens=most)
+    return OpenTurn(turn_id, path, unfinished, earlier, cuts)
 
 
 def _append(connection: sqlite3.Connection, *, turn_id: int, messages: Sequence[Message]) -> tuple[int, ...]:

@@ -8,10 +8,16 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from app.store import tree
+from app.store.db import storable
 from app.store.records import NOTHING_EARLIER, Earlier, LastCut, StoredMessage
+
+_CUTS = """
+SELECT leaf, model, json_extract(detail, '$.cut') AS cut FROM turns
+WHERE id IN (SELECT value FROM json_each(?)) AND cut IS NOT NULL ORDER BY leaf DESC
+"""
 
 
 class Tail(NamedTuple):
@@ -19,40 +25,44 @@ class Tail(NamedTuple):
 
     path: tuple[StoredMessage, ...]
     earlier: Earlier
-    last_cut: LastCut | None
+    cuts: tuple[LastCut, ...]
 
 
-def read_tail(connection: sqlite3.Connection, leaf: int | None, *, most_tokens: int | None) -> Tail:
+def read_tail(connection: sqlite3.Connection, leaf: int | None, *, model: str, most_tokens: int | None) -> Tail:
     """The conversation up to this message.
 
     Args:
         connection: In a transaction.
         leaf: Its newest message; None for none.
+        model: Key of the model that will be shown it.
         most_tokens: More than that is surely of no use; None reads all of it.
     """
     if most_tokens is None:
-        return Tail(tree.path_to(connection, leaf), NOTHING_EARLIER, None)
+        return Tail(tree.path_to(connection, leaf), NOTHING_EARLIER, ())
     # Twice: one budget for what the last answer was given, and one for what was said since.
     path = tree.tail_to(connection, leaf, most_tokens=2 * most_tokens)
     above = path[0].parent if path else None
     if above is None:
-        return Tail(path, NOTHING_EARLIER, None)
-    cut, ids = _cut_of_last_answer(connection, path), [stored.id for stored in path]
-    if cut is None or cut.first_kept not in ids:
+        return Tail(path, NOTHING_EARLIER, ())
+    cuts = _cuts(connection, path)
+    if not cuts:
         # Once in a conversation, or after a change of the budget: from then on the turns' own cuts tell.
-        return Tail(path, Earlier(*tree.length_to(connection, above)), None)
-    shown_once = path[: ids.index(cut.first_kept)]
+        return Tail(path, Earlier(*tree.length_to(connection, above)), ())
+    newest, ids = cuts[0][1], [stored.id for stored in path]
+    shown_once = path[: ids.index(newest.first_kept)]
     tokens = sum(stored.count.tokens for stored in shown_once if stored.count is not None)
-    return Tail(path, Earlier(cut.messages - len(shown_once), max(0, cut.tokens - tokens)), cut)
+    earlier = Earlier(newest.messages - len(shown_once), max(0, newest.tokens - tokens))
+    return Tail(path, earlier, tuple(cut for by, cut in cuts if by == storable(model)))
 
 
-def _cut_of_last_answer(connection: sqlite3.Connection, path: Sequence[StoredMessage]) -> LastCut | None:
-    answers = (stored for stored in reversed(path) if stored.message.visible and stored.message.role == "assistant")
-    answer = next(answers, None)
-    if answer is None:
-        return None
-    (detail,) = connection.execute("SELECT detail FROM turns WHERE id = ?", (answer.turn_id,)).fetchone()
-    cut: dict[str, Any] | None = json.loads(detail or "{}").get("cut")
-    if cut is None or not cut.keys() >= set(LastCut._fields):
-        return None
-    return LastCut(*(cut[name] for name in LastCut._fields))
+def _cuts(connection: sqlite3.Connection, path: Sequence[StoredMessage]) -> list[tuple[str, LastCut]]:
+    """What the models of the answers on a path were not shown, newest first; the last of each model and budget."""
+    ids = {stored.id for stored in path}
+    turns = {stored.turn_id for stored in path if stored.message.visible and stored.message.role == "assistant"}
+    found: dict[tuple[str, int], LastCut] = {}
+    for leaf, by, text in connection.execute(_CUTS, (json.dumps(sorted(turns)),)):
+        cut: dict[str, int] = json.loads(text)
+        # A turn may have stored a client's own account, and then answered another branch of it.
+        if leaf in ids and cut.keys() >= set(LastCut._fields) and cut["first_kept"] in ids:
+            found.setdefault((by, cut["budget_tokens"]), LastCut(*(cut[name] for name in LastCut._fields)))
+    return [(by, cut) for (by, _), cut in found.items()]

@@ -35,8 +35,11 @@ WITH RECURSIVE path (id, parent, depth) AS (
     SELECT m.id, m.parent, path.depth + 1 FROM path JOIN messages AS m ON m.id = path.parent
 )
 """
-_WEIGHT = "1 + CASE WHEN m.role = 'tool' THEN 0 ELSE coalesce(m.tokens, length(m.content) / 8) / 4 END"
-"""Tokens that a message takes at least, whoever counts; results of tools are cut to what there is room for."""
+_WEIGHT = (
+    "1 + min(coalesce(m.tokens, length(m.content) / 8) / 4, CASE m.role WHEN 'tool' THEN :most / 128 ELSE :most END)"
+)
+"""Tokens that a message takes at least, whoever counts. A turn's results of tools are cut to what there is room for,
+and still take a part of it: they count for little, and not for nothing, or a session full of them would be read."""
 _TAIL = """
 WITH RECURSIVE path (id, parent, depth, role, weight) AS (
     SELECT m.id, m.parent, 0, m.role, <weight> FROM messages AS m WHERE m.id = :leaf

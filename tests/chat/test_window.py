@@ -159,10 +159,11 @@ async def agree(turn: OpenTurn, window: Window, path: Sequence[StoredMessage]) -
         assert (window.cut.tokens, window.cut.first_kept) == (tokens, path[left_out].id)
     if turn.earlier.messages == 0:
         assert left_out == cut(await short(path), budget_tokens=BUDGET_TOKENS)
-    elif turn.last_cut is not None:
-        assert path[turn.last_cut.messages].id == turn.last_cut.first_kept
-        whole = sum(item.tokens for item in await short(path[turn.last_cut.messages :]))
-        assert (left_out == turn.last_cut.messages) == (whole <= BUDGET_TOKENS)
+    elif turn.cuts:
+        [last] = turn.cuts
+        assert path[last.messages].id == last.first_kept
+        whole = sum(item.tokens for item in await short(path[last.messages :]))
+        assert (left_out == last.messages) == (whole <= BUDGET_TOKENS)
     return True
 
 
@@ -199,6 +200,19 @@ async def test_turn_reads_the_end_of_a_long_conversation_and_knows_what_stands_b
         assert isinstance(window.cut, HistoryCut)
         assert whole[window.cut.messages].id == window.cut.first_kept
         await talk.close(turn, window, "fine")
+
+
+async def test_session_full_of_long_results_is_not_read_for_that(talk: Talk) -> None:
+    """They are cut to a part of the budget for each turn, and so take that part."""
+    for number in range(130):
+        turn = await talk.open(f"ask {number}", most_tokens=1000)
+        window = talk.window(turn, most_tokens=1000)
+        said = [ROUND[0], Message("tool", "x " * 3000, tool_call_id="c")]
+        window.add(await talk.sessions.append(turn.id, said), said)
+        shown = await window.fitting(CALL)
+        await talk.close(turn, window, "so it is")
+    assert len(turn.path) < 4 * 110 < 4 * 129
+    assert 500 < sum(map(words, shown)) <= 1000
 
 
 async def test_cut_stays_where_it_is_until_the_budget_is_full_again(talk: Talk) -> None:

@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from app.cli.benchlab import Numbers, combinations, manifest_for
 from app.manifest.load import parse_manifest
 from tests.cli.conftest import Call
 from tests.conftest import MakeLab
-from tests.support.service import BOUND_S, ROOT
+from tests.support.service import BOUND_S, ROOT, wait_until
 
 QUICK = ("--prompts", "16", "--tokens", "4", "--repeat", "1", "--at-once", "1")
 
@@ -61,19 +62,47 @@ def test_what_does_not_fit_is_said_with_the_arithmetic_and_the_rest_is_measured(
     assert list(lab.folder.glob("airlab-*")) == [], "neither its state nor its sockets are left"
 
 
-def test_what_was_measured_before_an_interruption_is_kept(make_lab: MakeLab, call: Call) -> None:
-    """A bench of many loads takes long; Ctrl-C says that what there is will do."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_was_measured_before_an_interruption_is_kept(make_lab: MakeLab, call: Call, number: int) -> None:
+    """A bench of many loads takes long; Ctrl-C, or a closed terminal, says that what there is will do."""
     lab = make_lab("fake")
     lab.fault("small", starts=[{}, {"load_forever": True}])
     bench = [sys.executable, "-m", "app", "bench", "--contexts", "512,1k", *QUICK]
     with subprocess.Popen(bench, cwd=ROOT, env=lab.full_environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any(line.startswith("[2 of 2]") for line in process.stderr)
-        process.send_signal(signal.SIGINT)
+        own = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
         process.stderr.read()
         assert process.wait(BOUND_S) == 130
+    assert psutil.wait_procs(own, BOUND_S)[1] == []
     assert [one["context_length"] for one in json.loads(call(lab, "bench", "--show", "--json").stdout)] == [512]
     assert lab.engine_processes() == []
+
+
+def test_airlab_of_a_bench_that_is_killed_is_gone_with_it(make_lab: MakeLab) -> None:
+    """Nobody knows its port, and it would hold models in memory for ever."""
+    lab = make_lab("fake")
+    lab.fault("small", load_forever=True)
+    bench = [sys.executable, "-m", "app", "bench", "--contexts", "512", *QUICK]
+    with subprocess.Popen(bench, cwd=ROOT, env=lab.full_environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("[1 of 1]") for line in process.stderr)
+        wait_until(lab.engine_processes, "the model loads")
+        own = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert len(own) >= 2
+    assert psutil.wait_procs(own, BOUND_S)[1] == []
+
+
+def test_file_of_figures_that_cannot_be_used_is_said_before_anything_is_measured(make_lab: MakeLab, call: Call) -> None:
+    lab = make_lab("fake")
+    call(lab, "bench", "--show")
+    [book] = lab.folder.rglob("bench.db")
+    book.write_text("this is no database, whatever its name says" * 9)
+    done = call(lab, "bench", "--contexts", "512", *QUICK)
+    assert (done.returncode, "bench.db cannot be used" in done.stderr) == (1, True), done.stderr
+    assert "[1 of 1]" not in done.stderr
 
 
 def test_nothing_measured_is_a_failure(make_lab: MakeLab, call: Call) -> None:

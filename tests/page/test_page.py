@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -159,6 +160,9 @@ def test_keys_are_asked_for_kept_for_the_tab_and_decide_what_is_offered(browser:
         until_state(browser, "small", "stopped")
 
         browser.find("#key-button").click()
+        browser.until("document.getElementById('ask').open", "a key is asked for")
+        shown = "return document.querySelectorAll('#rows li, #devices li').length"
+        assert browser.run(shown) == 0, "what the last key showed is gone from the page"
         enter_key(browser, ADMIN_KEY)
         until_state(browser, "small", "stopped")
         browser.until("!document.querySelector('#rows [data-does=load]').hidden", "the admin key may load")
@@ -191,6 +195,53 @@ def test_page_outlives_airlab_and_shows_its_successor(browser: Browser, make_lab
     lab.environment = {"AIRLAB_PORT": service.url.rpartition(":")[2]}
     with lab.serve():
         browser.until("document.getElementById('status').textContent === 'ok'", "it is there again")
+
+
+def test_airlab_that_stands_still_is_shown_as_away(browser: Browser, make_lab: MakeLab) -> None:
+    """It takes connections and answers none."""
+    with make_lab("fake").serve() as service:
+        browser.open(service.url)
+        until_state(browser, "small", "stopped")
+        service.signal(signal.SIGSTOP)
+        try:
+            until_text(browser, "message", "does not answer")
+        finally:
+            service.signal(signal.SIGCONT)
+        browser.run("document.dispatchEvent(new Event('visibilitychange'))")  # as when the tab is looked at again
+        browser.until("document.getElementById('status').textContent === 'ok'", "it goes on")
+
+
+def test_what_a_key_may_do_is_asked_again_of_an_airlab_that_comes_back(browser: Browser, make_lab: MakeLab) -> None:
+    lab = make_lab("fake", environment=KEYS)
+    with lab.serve(key=ADMIN_KEY) as service:
+        browser.open(service.url)
+        enter_key(browser, USE_KEY)
+        until_state(browser, "small", "stopped")
+        assert shown_buttons(browser, "small") == []
+    until_text(browser, "message", "does not answer")
+    # What was the use key is the admin key now.
+    lab.environment = {"AIRLAB_ADMIN_KEY": USE_KEY, "AIRLAB_PORT": service.url.rpartition(":")[2]}
+    with lab.serve(key=USE_KEY):
+        browser.until("!document.querySelector('#rows [data-does=load]').hidden", "it may load now")
+
+
+def test_loads_that_take_long_leave_the_page_connections_to_look_with(browser: Browser, make_lab: MakeLab) -> None:
+    """A browser has six to one server."""
+    names = [f"model-{number}" for number in range(6)]
+    lab = make_lab("fake", models={name: {} for name in names})
+    gate = lab.folder / "loaded"
+    for name in names:
+        lab.fault(name, load_until_file=str(gate), progress=True)
+    with lab.serve() as service:
+        browser.open(service.url)
+        until_state(browser, names[-1], "stopped")
+        for name in names:
+            browser.run("document.querySelector(arguments[0]).click()", f"li[data-name={name}] [data-does=load]")
+        until_said(browser, "4 others are not done yet")
+        until_state(browser, names[0], "starting")
+        gate.touch()
+        for name in names[:4]:
+            until_state(browser, name, "ready")
 
 
 def enter_key(browser: Browser, key: str) -> None:

@@ -26,7 +26,7 @@ from tests.support.service import BOUND_S, wait_until
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key that WebDriver puts an element's id under."""
-_PORT = re.compile(r"started successfully on port (\d+)")
+_PORT = re.compile(rb"started successfully on port (\d+)\D")
 _ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server"),
@@ -152,19 +152,20 @@ def _driver(profile: str) -> Iterator[str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
         env={"PATH": os.environ["PATH"], "HOME": profile, "TMPDIR": profile},
         start_new_session=True,
     )
     try:
         assert process.stdout
-        port = None
+        said, port = b"", None
         while port is None:
+            # Past Python's buffer: it may take several lines at once, of which select would know nothing.
             ready, _, _ = select.select([process.stdout], [], [], BOUND_S)
-            line = process.stdout.readline() if ready else ""
-            assert line, "chromedriver did not say where it listens"
-            port = _PORT.search(line)
-        yield f"http://127.0.0.1:{port[1]}"
+            more = os.read(process.stdout.fileno(), 4096) if ready else b""
+            assert more, f"chromedriver did not say where it listens, but: {said.decode(errors='replace')}"
+            said += more
+            port = _PORT.search(said)
+        yield f"http://127.0.0.1:{port[1].decode()}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -2,6 +2,7 @@
 // as text: names, errors and log lines may hold anything.
 
 const EVERY_MS = 2000, AWAY_MS = 10000, LOG_LINES = 60;
+const MOST_AT_ONCE = 4; // of the six connections that a browser has to one server; a load may hold its own for minutes
 const MOODS = { ready: "good", starting: "busy", draining: "busy", stopping: "busy", cooling: "bad", failed: "bad", stuck: "bad", ok: "good", degraded: "bad" };
 const ACTIVE = new Set(["waiting", "resolving", "downloading", "verifying"]);
 const $ = (id) => document.getElementById(id);
@@ -11,6 +12,7 @@ let isAdmin = null;                 // null: not known yet
 let entries = new Map(), seen = ""; // GET /models by key, and what they were read for
 const items = new WeakMap([$("devices"), $("jobs"), $("rows")].map((list) => [list, new Map()]));
 const openLogs = new Set();         // keys of models
+let underway = 0;                   // buttons that were pressed and are not done
 let timer = null, isAsking = false, isWanted = false;
 
 class Refused extends Error {
@@ -20,9 +22,11 @@ class Away extends Error {}
 
 async function ask(path, method = "GET") {
   const headers = key ? { authorization: `Bearer ${key}` } : {};
+  // What only looks has a limit: an AirLab that stands still must not look well. What does something takes its time.
+  const signal = ["GET", "HEAD"].includes(method) ? AbortSignal.timeout(AWAY_MS) : null;
   let answer, body = null;
   try {
-    answer = await fetch(path, { method, headers, cache: "no-store", credentials: "omit" });
+    answer = await fetch(path, { method, headers, signal, cache: "no-store", credentials: "omit" });
     if (method !== "HEAD") body = await answer.json();
   } catch {
     // No connection, one that broke off, or something else than AirLab, which always answers in JSON.
@@ -79,7 +83,8 @@ function cannotLook(error) {
   if (!(error instanceof Refused || error instanceof Away)) throw error; // a mistake of this page's: for the console
   setBadge($("status"), error instanceof Refused ? `error ${error.status}` : "away", "bad");
   setText($("message"), error.message);
-  seen = ""; // what comes back may be another AirLab
+  seen = ""; // what comes back may be another AirLab,
+  isAdmin = null; // and let this key do something else
   return AWAY_MS;
 }
 
@@ -165,7 +170,7 @@ function showModel(item, row, current) {
   button(item, row.key, "unload", isAdmin && entry.source !== "remote" && ["ready", "starting"].includes(row.state));
   button(item, row.key, "pull", isAdmin && !entry.exists && source && !isLoading);
   button(item, row.key, "log", isAdmin && entry.exists && entry.source !== "remote");
-  if (focused.hidden && item.contains(focused)) part(item, ".buttons button:not([hidden])")?.focus();
+  if (focused?.hidden && item.contains(focused)) part(item, ".buttons button:not([hidden])")?.focus();
   item.dataset.words = `${row.key} ${entry.name ?? ""} ${row.state} ${entry.description ?? ""}`.toLowerCase();
 }
 
@@ -218,6 +223,8 @@ function button(item, name, does, isShown) {
 async function act(pressed, method, path, words) {
   // Not disabled, which would take the keyboard's focus away.
   if (pressed.ariaDisabled === "true") return;
+  if (underway >= MOST_AT_ONCE) { say(`${underway} others are not done yet; wait for one of them`, "bad"); return; }
+  underway += 1;
   pressed.ariaDisabled = "true";
   const doing = ask(path, method);
   setTimeout(refresh, 200); // to show what it began
@@ -228,6 +235,7 @@ async function act(pressed, method, path, words) {
     if (error.status === 403) isAdmin = false;
     say(error.message, "bad");
   } finally {
+    underway -= 1;
     pressed.ariaDisabled = null;
     refresh();
   }
@@ -265,8 +273,17 @@ function showKeyButton() {
 function askForKey(why) {
   setBadge($("status"), "locked", "busy");
   if (why) setText($("ask-why"), why);
-  for (const id of ["memory", "downloads", "models"]) $(id).hidden = true;
+  forget();
   if (!$("ask").open) $("ask").showModal();
+}
+
+// Whoever enters the next key may see less.
+function forget() {
+  for (const id of ["memory", "downloads", "models", "said"]) $(id).hidden = true;
+  for (const list of [$("devices"), $("jobs"), $("rows")]) { list.replaceChildren(); items.get(list).clear(); }
+  setText($("words"), "");
+  openLogs.clear();
+  seen = "";
 }
 
 $("ask-form").onsubmit = (event) => {
