@@ -35,6 +35,7 @@ class Script:
 
     # An answer that breaks off or is malformed.
     stall_after_tokens: int | None = None
+    ping_s: float | None = None  # an empty comment in every stream so often, as --sse-ping-interval, whatever stalls
     close_after_tokens: int | None = None
     die_after_tokens: int | None = None
     garbage_sse: bool = False

@@ -92,7 +92,7 @@ async def answer_through(folder: Path, toxic: Toxic) -> bytes:
                 async with await upstream.send(CHAT, ASKED) as answer:
                     return await answer.read()
             finally:
-                assert upstream.awaited == 0
+                assert upstream.progress.waiting == 0
                 await upstream.close(UpstreamError("over"))
 
 
@@ -129,7 +129,7 @@ async def test_fault_102_half_open_connection_ends_when_the_watch_gives_it_up(tm
             reading = asyncio.create_task(read())
             done, _ = await asyncio.wait({reading}, timeout=0.3)
             assert not done
-            assert upstream.awaited == 1
+            assert upstream.progress.waiting == 1
             await upstream.close(UpstreamStalledError("it had work and sent nothing"))
             with pytest.raises(UpstreamStalledError):
                 await reading
