@@ -36,6 +36,9 @@ test-docker: setup-dev ## build the images under other names, and test them and 
 test-llama: setup-dev ## run the tests that need a real llama-server: AIRLAB_TEST_LLAMA_SERVER=/path/to/llama-server
 	@AIRLAB_TEST_REQUIRE_LLAMA=1 $(BIN)/python -m pytest -m llama $(ARGS)
 
+test-page: setup-dev ## try the status page in a real browser: needs chromium and chromedriver
+	@AIRLAB_TEST_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/page $(ARGS)
+
 test-arm64: setup-dev ## boot Debian for arm64 in QEMU, and try the walls round tools there
 	@scripts/test-arm64.sh $(ARGS)
 

@@ -1,9 +1,10 @@
 """``airlab launcher``: the one process that may hold Docker's socket, and so be root on this host by that.
 
 It takes a model's key, bounded numbers and a digest of the rest, over a unix socket, from one user. It reads the
-manifest itself, makes from it what it would start, and refuses when that is not what the digest says. No image,
-command, mount or environment ever comes from whoever asks. What it started for a service that is not heard any more, it
-removes; and what a predecessor of its own left.
+manifest itself, makes from it what it would start, and refuses when that is not what the digest says, or when what was
+decided for the start (GPUs, a NUMA node) is beyond what the manifest gives. No image, command, mount or environment
+ever comes from whoever asks. What it started for a service that is not heard any more, it removes; and what a
+predecessor of its own left.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from app.devices.ask import printable
+from app.devices.cpu import Node
 from app.devices.probe import Host
 from app.devices.profiles import ProfileChoice
+from app.engines import placement
 from app.engines.base import Launch, RunSpec
-from app.engines.container import spec_digest
+from app.engines.container import section_of, spec_digest
 from app.engines.docker import DockerEngine, DockerRunning
 from app.engines.wire import (
     LEASE_S,
@@ -64,17 +67,26 @@ Asked = AskStart | AskStop | AskOf | AskPlain
 class Recipes:
     """What the manifest, as it is now, would have started."""
 
-    def __init__(self, settings: Settings) -> None:
-        """The manifest is read at each request."""
-        self._settings = settings
+    def __init__(self, settings: Settings, nodes: Callable[[], Sequence[Node]] = tuple) -> None:
+        """The manifest is read at each request, and the host's NUMA nodes are looked at then."""
+        self._settings, self._nodes = settings, nodes
         self._headers = HeaderCache()
 
-    def run_for(self, ask: AskStart) -> RunSpec:
-        """The run that is asked for, made from the manifest and the numbers. Blocks for milliseconds.
+    def launch_for(self, ask: AskStart) -> Launch:
+        """The start that is asked for, made from the manifest and the numbers. Blocks for milliseconds.
 
         Raises:
-            LauncherRefusedError: No such model, or what the manifest says of it is not what the digest says.
+            LauncherRefusedError: No such model, what the manifest says of it is not what the digest says, or what was
+                decided for it is beyond what the manifest gives.
         """
+        run, fit = self._run_for(ask), ask.fit
+        try:
+            placement.place(section_of(run), fit, self._nodes())
+        except EngineError as exc:
+            raise LauncherRefusedError(exc.message) from exc
+        return Launch(ask.key, (), Path(f"{ask.instance}.sock"), {}, run, fit if ask.is_booked else None)
+
+    def _run_for(self, ask: AskStart) -> RunSpec:
         try:
             runs = self._runs(ask.key)
         except AirLabError as exc:
@@ -273,8 +285,7 @@ class Launcher:
 
     async def _start_claimed(self, ask: AskStart) -> DockerRunning:
         try:
-            run = await asyncio.to_thread(self._recipes.run_for, ask)
-            launch = Launch(ask.key, (), Path(f"{ask.instance}.sock"), {}, run)
+            launch = await asyncio.to_thread(self._recipes.launch_for, ask)
             running = await self._engine.start(launch)
             self._running[ask.instance] = running
         finally:
@@ -329,6 +340,6 @@ async def run(engine: DockerEngine, settings: Settings, place: Path, *, peer: in
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    launcher = Launcher(engine, Recipes(settings), peer=peer)
+    launcher = Launcher(engine, Recipes(settings, engine.nodes), peer=peer)
     await launcher.serve(place, stopped, ready=lambda: print(f"The launcher listens at {place}", flush=True))
     engine.close()

@@ -38,6 +38,7 @@ from app.tools.toolbox import Toolbox
 from app.weights.downloads import Downloads
 from app.weights.inventory import HeaderCache
 from app.weights.look import finetuned_dir, models_dir
+from app.weights.preview import Previews
 
 DRAIN_S = 20.0
 """How long open turns and requests may go on after the service was told to stop."""
@@ -121,6 +122,7 @@ class Service:
         self.servers = McpServers(self.journal, settings.folder)
         self.reload = Reload(inputs, self.fleet, self.toolbox, self.servers, self.journal, headers=headers)
         self.downloads = Downloads(settings, self.journal, self.reload.look_again)
+        self.previews = Previews(settings)
         self.live, joined = self.reload.live, Joined(self.servers.specs)
         self.gate = Gate(
             lambda: joined(in_force(self.live.current)), self.toolbox, self.audit, self.journal, servers=self.servers

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from tests.support.browser import require_browser
 from tests.support.docker import require_docker
 from tests.support.service import ADMIN_KEY, KEYS, EngineKind, Lab, Service, require_real_engine, temporary_lab
 
@@ -21,9 +22,11 @@ _SHARED = {"small": {"kind": ["chat", "embedding"], "aliases": ["org/small:q4"]}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests marked ``llama`` need the real llama-server."""
+    """Tests marked ``llama`` need the real llama-server, those marked ``docker`` or ``browser`` what they say."""
     if item.get_closest_marker("docker"):
         require_docker()
+    if item.get_closest_marker("browser"):
+        require_browser()
     if item.get_closest_marker("llama"):
         require_real_engine()
 

@@ -15,12 +15,15 @@ from typing import Any, cast
 
 import pytest
 
+from app.devices.cpu import Node
 from app.devices.gpus import Gpu
 from app.devices.probe import Host
-from app.engines.base import Exit, Launch, RunSpec
+from app.engines.base import Exit, Fit, Launch, RunSpec
+from app.engines.command import as_written
 from app.engines.container import spec_digest
 from app.engines.docker import DockerEngine
 from app.engines.launched import LaunchedEngine, gpus_through
+from app.engines.wire import numbers_of
 from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError, LauncherRefusedError
 from app.launcher import Launcher, Recipes
 from app.live.inputs import first_snapshot
@@ -31,6 +34,7 @@ from tests.fakes import run_spec
 from tests.support.gguf import minimal_gguf
 
 _BOUND_S = 20
+NODES = (Node((0, 1), None, 0), Node((2, 3), None, 1))
 MANIFEST = """
 version: 1
 default_model: small
@@ -38,6 +42,7 @@ profiles:
   gpu: {match: {gpu: RTX}, engine: {kind: docker, image: "lab:cuda", gpus: all}, n_gpu_layers: all, cache_type: q8_0}
   cpu: {engine: {kind: docker, image: "lab:cpu"}}
   plain: {engine: {kind: native}}
+  some: {engine: {kind: docker, image: "lab:cuda", gpus: ["1", "2"], cpuset: "0-1"}}
 models:
   small: {filename: small.gguf, context_length: 2048}
   lost: {filename: lost.gguf}
@@ -122,7 +127,7 @@ class House:
         settings = Settings(manifest=self.manifest)
         ask = _Ask("small")
         runs = Recipes(settings)._runs(ask.key)
-        run = runs[("gpu", "cpu").index(profile)]
+        run = runs[("gpu", "cpu", "some").index(profile)]
         return replace(run, **{"gpu_layers": 0, "threads": 2, **more})
 
     def launch(self, run: RunSpec, number: int = 1) -> Launch:
@@ -145,10 +150,12 @@ def folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def launcher(folder: Path, *, peer: int | None = None, lease_s: float = 30.0) -> AsyncIterator[House]:
+async def launcher(
+    folder: Path, *, peer: int | None = None, lease_s: float = 30.0, nodes: tuple[Node, ...] = ()
+) -> AsyncIterator[House]:
     docker, stopped, ready = Docker(), asyncio.Event(), asyncio.Event()
     socket = folder / "l/launcher.sock"
-    recipes = Recipes(Settings(manifest=folder / "airlab.yaml"))
+    recipes = Recipes(Settings(manifest=folder / "airlab.yaml"), lambda: nodes)
     serving = Launcher(cast(DockerEngine, docker), recipes, peer=os.getuid() if peer is None else peer, lease_s=lease_s)
     task = asyncio.create_task(serving.serve(socket, stopped, ready=ready.set))
     try:
@@ -272,7 +279,7 @@ async def test_fault_110_extra_fields_and_nonsense_are_refused_and_audited(
     async with launcher(folder) as house:
         run = house.run()
         start = {"id": 5, "op": "start", "key": "small", "instance": "1-small", "digest": spec_digest(run)}
-        start |= {"gpu_layers": 0, "context_length": 512, "slots": 1, "threads": 1}
+        start |= {**numbers_of(as_written(run)), "is_booked": False}
         for line in (json.dumps(start | {"image": "evil"}), json.dumps(start | {"cmd": ["sh"]}), "[]", "nonsense"):
             answer = await say(house.socket, line.encode())
             assert answer["kind"] == "refused"
@@ -296,25 +303,100 @@ async def test_instance_that_runs_is_not_started_twice(folder: Path) -> None:
             await engine.start(house.launch(house.run()))
 
 
-async def test_service_that_is_not_heard_loses_what_runs_for_it(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with launcher(folder, lease_s=0.2) as house:
+class Clock:
+    """The launcher's clock, which goes as it is told; it can be seen that the launcher looked at it."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self._looks: asyncio.Queue[None] = asyncio.Queue()
+
+    def monotonic(self) -> float:
+        self._looks.put_nowait(None)
+        return self.now_s
+
+    async def looked_at(self, times: int) -> None:
+        """Wait until it was looked at so often from now on."""
+        while not self._looks.empty():
+            self._looks.get_nowait()
+        for _ in range(times):
+            await self._looks.get()
+
+
+LEASE_S = 0.1
+"""On the launcher's clock, which only the test sets forward; a tenth of it is how often the launcher really looks."""
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("app.launcher.time", clock)
+    return clock
+
+
+async def test_service_that_is_not_heard_loses_what_runs_for_it(
+    folder: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with launcher(folder, lease_s=LEASE_S) as house:
         async with client(house) as engine:
             await engine.start(house.launch(house.run()))
             [container] = house.docker.alive
+        clock.now_s += 1.1 * LEASE_S
         end = await container.exited()
 
         assert end.code == -15
         assert "was not heard" in caplog.text
 
 
-async def test_service_that_is_heard_keeps_what_runs_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.engines.launched.HEARTBEAT_S", 0.05)
-    async with launcher(folder, lease_s=1.0) as house, client(house) as engine:
+async def test_service_that_is_heard_keeps_what_runs_for_it(folder: Path, clock: Clock) -> None:
+    async with launcher(folder, lease_s=LEASE_S) as house, client(house) as engine:
         await engine.start(house.launch(house.run()))
         [container] = house.docker.alive
+        for _ in range(5):
+            clock.now_s += 0.9 * LEASE_S
+            await engine._link.ask(op="beat")
+            await clock.looked_at(3)
+            assert not container.end.done()
 
-        await asyncio.wait({container.end}, timeout=2.5)
-        assert not container.end.done()
+
+async def test_container_gets_what_was_decided_for_it(folder: Path) -> None:
+    """The books say so, and there is no second choice on the way."""
+    async with launcher(folder, nodes=NODES) as house, client(house) as engine:
+        run = house.run("gpu", gpu_layers=-1)
+        numbers: dict[str, Any] = {"context_length": 2048, "slots": 1, "gpu_layers": -1, "threads": 2}
+        gpus: dict[str, Any] = {"gpus": (0, 3), "gpu_ids": ("0", "3"), "gpu_shares": (23_000, 12_000)}
+        fit = Fit(**numbers, **gpus, cache_ram_mib=256, cpus=NODES[1].cpus, node=1)
+        await engine.start(replace(house.launch(run), fit=fit))
+        [container] = house.docker.alive
+
+        assert container.launch.fit == replace(fit, gpus=(), cpus=()), "those are told by their names and their node"
+
+
+async def test_start_without_a_look_at_memory_is_told_as_one(folder: Path) -> None:
+    """Then llama-server may fit by itself."""
+    async with launcher(folder) as house, client(house) as engine:
+        await engine.start(house.launch(house.run()))
+        assert house.docker.alive[0].launch.fit is None
+
+
+BEYOND: list[tuple[str, dict[str, Any], str]] = [
+    ("cpu", {"gpu_ids": ("0",)}, "was to have the GPU 0"),
+    ("some", {"gpu_layers": -1, "gpu_ids": ("0",)}, r"gives it gpus: \[1, 2\]"),
+    ("some", {"gpu_layers": -1, "gpu_ids": ("1", "3"), "gpu_shares": (1, 1)}, "was to have the GPU 3"),
+    ("some", {"node": 0}, "the manifest says cpuset or mems itself"),
+    ("cpu", {"node": 7}, "NUMA node 7, which has no processors"),
+]
+
+
+@pytest.mark.parametrize(("profile", "asked", "why"), BEYOND)
+async def test_fault_110_nobody_gets_more_over_the_wire_than_the_manifest_gives(
+    folder: Path, profile: str, asked: dict[str, Any], why: str
+) -> None:
+    """Whoever took the service over may ask for any GPU and any node."""
+    async with launcher(folder, nodes=NODES) as house, client(house) as engine:
+        run = house.run(profile)
+        with pytest.raises(LauncherRefusedError, match=why):
+            await engine.start(replace(house.launch(run), fit=replace(as_written(run), **asked)))
+        assert house.docker.started == []
 
 
 async def test_launcher_that_is_started_anew_ends_what_it_does_not_know(folder: Path) -> None:

@@ -5,6 +5,7 @@ A download belongs to the server: a client that goes away ends nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from litestar import Request, Response, delete, get, post
@@ -12,8 +13,10 @@ from litestar.params import FromPath
 
 from app.api.auth import Scope
 from app.engines.base import WeightsId
-from app.errors import DownloadNotFoundError
+from app.errors import DoesNotFitError, DownloadError, DownloadNotFoundError, WeightsBrokenError
+from app.fleet.spec import ModelSpec, with_preview
 from app.service import Service
+from app.units import format_bytes
 from app.weights.downloads import Job
 from app.weights.transfer import Progress
 
@@ -53,11 +56,33 @@ async def cancel_pull(request: Request[Any, Any, Any], name: FromPath[str]) -> d
 
 
 async def fetch_first(service: Service, name: str, *, actor: str) -> None:
-    """Have a model's files on disk, if they can be downloaded and are not there. Raises as a download does."""
+    """Have a model's files on disk, if they can be downloaded and are not there.
+
+    Raises as a download does, and before anything comes that would be for nothing: where the model can never fit into
+    this host's memory, or its file cannot be used.
+    """
     snapshot = service.live.current
     spec = snapshot.models[snapshot.key_of(name)]
-    if spec.run.weights is None and (spec.section.hf_repo or spec.section.download_url):
-        await service.downloads.finished(service.downloads.start(spec.key, spec.section, actor=actor))
+    if not spec.can_be_downloaded:
+        return
+    job = service.downloads.start(spec.key, spec.section, actor=actor, first=partial(_refuse_useless, service, spec))
+    await service.downloads.finished(job)
+
+
+async def _refuse_useless(service: Service, spec: ModelSpec) -> None:
+    try:
+        preview = await service.previews.of(spec.section)
+    except DownloadError:
+        return  # the download says it, or does better
+    if preview.problem is not None:
+        raise WeightsBrokenError(f"{spec.key} was not downloaded: {preview.problem}")
+    try:
+        await service.fleet.refuse_hopeless(with_preview(spec, preview))
+    except DoesNotFitError as exc:
+        size = format_bytes(preview.size_bytes)
+        raise DoesNotFitError(
+            f"{exc.message}. Its {size} were not downloaded; `airlab models pull {spec.key}` does so all the same"
+        ) from exc
 
 
 def _key(service: Service, name: str) -> str:

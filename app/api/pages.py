@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from app.api import walls
 from app.engines.command import DEFAULT_CONTEXT
+from app.fleet.memory import Share
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State
 from app.fleet.status import ModelStatus
@@ -171,3 +172,11 @@ def running_models(snapshot: Snapshot, status: Mapping[str, ModelStatus], *, now
         for key, now in status.items()
     ]
     return {"models": rows, "current": snapshot.chosen_model}
+
+
+def memory(shares: Iterable[Share]) -> list[dict[str, Any]]:
+    """Of every device what models may have together, and what those that run were promised of it."""
+    return [
+        {"device": share.device, "limit_bytes": share.limit_bytes, "promised_bytes": share.promised_bytes}
+        for share in shares
+    ]

@@ -14,7 +14,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
 
-from app.api import pages, sessions
+from app.api import pages, sessions, statuspage
 from app.api.again import edit, regenerate, resume
 from app.api.approvals import answer_approval, approvals
 from app.api.audit import audit
@@ -97,16 +97,23 @@ async def models(request: Request[Any, Any, Any], include_finetuned: FromQuery[b
     service: Service = request.app.state.owner.service
     body = pages.owner_models(service.live.current, service.fleet.status(), include_finetuned=include_finetuned)
     for entry in body["models"]:
-        job = service.downloads.of(entry["key"])
-        entry["download"] = job.told() if job is not None else None
+        entry["download"] = _download(service, entry["key"])
     return body
+
+
+def _download(service: Service, key: str) -> dict[str, Any] | None:
+    job = service.downloads.of(key)
+    return job.told() if job is not None else None
 
 
 @get("/ps", opt={"scope": Scope.USE})
 async def running(request: Request[Any, Any, Any]) -> dict[str, Any]:
-    """The state of every model: process, slots, requests that wait."""
+    """The state of every model: process, slots, requests that wait, download; and the memory that models share."""
     service: Service = request.app.state.owner.service
-    return pages.running_models(service.live.current, service.fleet.status(), now_s=time.monotonic())
+    body = pages.running_models(service.live.current, service.fleet.status(), now_s=time.monotonic())
+    for row in body["models"]:
+        row["download"] = _download(service, row["key"])
+    return body | {"memory": pages.memory(service.fleet.shares())}
 
 
 @post("/model/switch", opt={"scope": Scope.ADMIN}, status_code=200)
@@ -187,6 +194,7 @@ def owner_app(service: Service, auth: Auth) -> Litestar:
     """The Litestar application of the owner's routes."""
     app = Litestar(
         route_handlers=[
+            *(statuspage.page, statuspage.style, statuspage.script),
             *(health, models, running, switch, load, unload, shutdown, metrics, events),
             *(chat, command, manifest, reload_manifest),
             *(sessions.sessions, sessions.create_session, sessions.session, sessions.change_session),

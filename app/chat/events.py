@@ -38,7 +38,7 @@ class HistoryCut(TurnEvent, frozen=True, kw_only=True):
     messages: int
     """Left out at the beginning."""
     tokens: int
-    """That they would have taken."""
+    """That they would have taken, about: what was left out long ago is not counted anew for another model."""
     shortened: int
     """Tool results of which the model was shown a part."""
     budget_tokens: int

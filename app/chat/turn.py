@@ -18,10 +18,10 @@ from msgspec import structs, to_builtins
 
 from app.chat import events, toolmode
 from app.chat.calls import TurnCalls
-from app.chat.history import Account, Counted, cut
+from app.chat.history import Account
 from app.chat.model import Call, Models, Sampling, Usage
-from app.chat.results import with_short_results
 from app.chat.running import Running
+from app.chat.window import Window
 from app.errors import AirLabError, BadRequestError, SessionNotFoundError
 from app.fleet import lease as leases
 from app.fleet.fleet import Fleet
@@ -29,7 +29,7 @@ from app.fleet.lease import Lease, with_lease
 from app.gate import Gate
 from app.live.snapshot import Live, Snapshot
 from app.messages import Message, ToolCall
-from app.store.records import Again, Kept, Once, OpenTurn, SessionKey, SessionSettings, TokenCount
+from app.store.records import Again, Kept, Once, OpenTurn, SessionKey, SessionSettings
 from app.store.sessions import Sessions, Unfinished
 from app.tools.base import ToolSpec
 
@@ -74,15 +74,6 @@ class Parts:
     models: Models
 
 
-@dataclass(slots=True)
-class _Item:
-    """A message of the branch; what is stored has an id, what was counted has tokens."""
-
-    id: int
-    message: Message
-    count: TokenCount | None
-
-
 class Turn:
     """One turn on its way."""
 
@@ -98,15 +89,15 @@ class Turn:
         self._parts, self._snapshot, self._request, self._key, self._running = parts, snapshot, request, key, running
         self._emit = running.tell
         self._usage = Usage()
-        self._branch: list[_Item] = []
+        self._most_tokens = snapshot.manifest.chat.max_conversation_tokens
+        """Of the conversation, a model is shown so much at most."""
+        self._window = Window(parts.models, running.tell, most_tokens=self._most_tokens)
         self._calls = TurnCalls(parts.live, parts.gate, key, running.tell, may_ask=request.approvals)
         self._shown: list[str] = []
         """All the text that the client has got: the answer, and what was said before a call."""
         self._pieces = 0
         """How many pieces of text and of reasoning the client has got."""
         self._finish_reason: events.FinishReason = "stop"
-        self._cut: events.HistoryCut | None = None
-        """What the model was not shown, as the client was told last."""
 
     async def run(self) -> None:
         """Run it to its end, whatever that is, and have the store know it.
@@ -142,8 +133,9 @@ class Turn:
             model=request.model,
             again=request.again,
             asked=request.asked,
+            most_tokens=self._most_tokens,
         )
-        self._branch = [_Item(stored.id, stored.message, stored.count) for stored in turn.path]
+        self._window.read(turn)
         opened = events.TurnOpened(
             session_id=self._key.name, turn=turn.id, model=request.model, user_message_id=turn.user_message_id
         )
@@ -193,7 +185,7 @@ class Turn:
             await self._opened()
             template = await self._parts.models.template(lease.upstream)
             call = Call(lease, template, self._system_prompt, tools, choice, self._request.sampling, self._usage)
-            branch = await self._fitting(call)
+            branch = await self._window.fitting(call)
             if call.decides_first:
                 decided = await call.decide(branch, f"call_{len(self._calls.made)}")
                 if decided is not None:
@@ -242,52 +234,11 @@ class Turn:
             prompt for prompt in (own, self._request.system_prompt, self._snapshot.system_prompt) if prompt is not None
         )
 
-    async def _fitting(self, call: Call) -> list[Message]:
-        """The branch, cut to what fits; lengths are the engine's own."""
-        models, upstream, template = self._parts.models, call.lease.upstream, call.template
-        counted_by = call.lease.counted_by
-
-        async def count(message: Message) -> int:
-            return await models.count(upstream, counted_by, message)
-
-        branch = []
-        for item in self._branch:
-            if item.count is None or item.count.counted_by != counted_by:
-                item.count = TokenCount(await count(item.message), counted_by)
-            branch.append(Counted(item.message, item.count.tokens))
-        taken = template.base_tokens + await count(Message("system", call.system_text(deciding=call.decides_first)))
-        if call.tools and call.mode == "native":
-            taken += await count(Message("system", str(toolmode.native_tools(call.tools))))
-        room = template.context_tokens - min(call.sampling.max_tokens, template.context_tokens // 2) - taken
-        budget = min(self._snapshot.manifest.chat.max_conversation_tokens, room)
-        shown = await with_short_results(branch, budget_tokens=budget, count=count)
-        left_out = cut(shown, budget_tokens=budget)
-        self._tell_cut(branch, shown, left_out, budget)
-        return [item.message for item in shown[left_out:]]
-
-    def _tell_cut(self, branch: list[Counted], shown: list[Counted], left_out: int, budget_tokens: int) -> None:
-        """Say what the model is not shown, where that is something else than was said before."""
-        pairs = zip(branch[left_out:], shown[left_out:], strict=True)
-        shortened = sum(whole.message is not part.message for whole, part in pairs)
-        if not left_out and not shortened:
-            return
-        told = events.HistoryCut(
-            messages=left_out,
-            tokens=sum(item.tokens for item in branch[:left_out]),
-            shortened=shortened,
-            budget_tokens=budget_tokens,
-            first_kept=self._branch[left_out].id,
-        )
-        if told != self._cut:
-            self._cut = told
-            self._emit(told)
-
     async def _run_tools(self, turn: OpenTurn, answer: Message) -> None:
         """Run the calls of one round; the round goes into the store as a whole."""
         results = await self._calls.run(turn.id, answer.tool_calls)
         said = [answer, *(Message("tool", result.content, tool_call_id=result.call.id) for result in results)]
-        ids = await self._parts.sessions.append(turn.id, said)
-        self._branch += [_Item(id_, message, None) for id_, message in zip(ids, said, strict=True)]
+        self._window.add(await self._parts.sessions.append(turn.id, said), said)
 
     async def _close(self, turn: OpenTurn, answer: Message, finish_reason: events.FinishReason) -> None:
         usage = self._usage
@@ -303,13 +254,12 @@ class Turn:
             tokens_per_second=round(usage.generated_tokens / usage.generation_s, 2) if usage.generation_s else 0.0,
             user_message_id=turn.user_message_id,
         )
-        counts = {item.id: item.count for item in self._branch if item.count is not None}
-        detail = {"finish_reason": finish_reason, "cut": to_builtins(self._cut)}
+        detail = {"finish_reason": finish_reason, "cut": to_builtins(self._window.cut)}
         once = self._request.once
         answer_id = await self._parts.sessions.close_turn(
             turn.id,
             answer,
-            counts=counts,
+            counts=self._window.counts,
             detail={name: value for name, value in detail.items() if value is not None},
             kept=None if once is None else Kept(once, events.kept(self._running.told, done)),
         )

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
+import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,40 +20,54 @@ from pathlib import Path
 import httpx
 
 from app.cli.benchbook import Benchbook, Kept
+from app.cli.benchcharts import sheets
+from app.cli.benchlab import BenchLab, bench_lab, combinations, held_elsewhere, own_airlab
 from app.cli.main import DONE
 from app.cli.measuring import Measured, Plan, measure
-from app.cli.plot import Chart, Line, svg
+from app.cli.plot import svg
 from app.cli.remote import connected, read
 from app.devices.ask import printable
 from app.devices.probe import probe_host
-from app.errors import AirLabError, ModelNotFoundError
-from app.settings import read_settings
-from app.units import format_bytes, format_duration
+from app.errors import AirLabError, BadRequestError, ModelNotFoundError
+from app.settings import Settings, read_settings
+from app.units import format_bytes, format_duration, parse_tokens
 
-_STOP_S = 60.0
+_LINE_CHARS, _MOST_LINES = 120, 10
+_MOST_TOKENS = 1_048_576
 _TITLES = (
-    *("RUN", "MODEL", "QUANTISATION", "PROMPT", "AT ONCE", "FIRST WORD", "PROMPT t/s", "ANSWER t/s", "ALL t/s"),
-    *("LOAD", "MEMORY"),
+    *("RUN", "MODEL", "QUANTISATION", "CONTEXT", "SLOTS", "PROMPT", "AT ONCE"),
+    *("FIRST WORD", "PROMPT t/s", "ANSWER t/s", "ALL t/s", "LOAD", "MEMORY"),
 )
 
 
 def bench(options: argparse.Namespace) -> int:
     """Measure, keep, and print beside the runs before; with ``--show`` only print.
 
+    What was measured is kept, also where the rest could not be.
+
     Raises:
-        AirLabError: A model is unknown, does not load, or does not answer.
+        AirLabError: A model is unknown, does not load, or does not answer; with contexts or slots of the bench's own,
+            none of them could be measured.
     """
     settings = read_settings()
     book = Benchbook(settings.state / "bench.db")
     run = None
     if not options.show:
         plan = Plan(options.prompts, options.at_once, options.tokens, options.repeat)
-        with _airlab(options) as client:
-            measured = list(_measure(client, options.models, plan))
-        run = book.keep(measured, at_s=time.time(), host=_host(), note=options.note)
+        measured: list[Measured] = []
+        try:
+            with closing(_measured(options, settings, plan)) as figures:
+                for figure in figures:
+                    measured.append(figure)
+                    _say(f"{_told(figure)}: {figure.generate_per_s} tokens/s")
+        finally:
+            if measured:
+                run = book.keep(measured, at_s=time.time(), host=_host(), note=options.note)
+        if run is None:
+            raise AirLabError("nothing was measured")
     kept = book.last(runs=options.runs, models=options.models)
     if options.svg is not None:
-        _write(options.svg, svg(charts(kept)))
+        _write(options.svg, svg(sheets(kept)))
     if options.json:
         print(
             json.dumps(
@@ -71,52 +84,86 @@ def bench(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _measure(client: httpx.Client, wanted: Sequence[str], plan: Plan) -> Iterator[Measured]:
+def _measured(options: argparse.Namespace, settings: Settings, plan: Plan) -> Generator[Measured]:
+    """The figures, from an AirLab of our own where one is asked for, or numbers that the running one has not."""
+    own_numbers = options.contexts or options.slots
+    if options.url is not None and (own_numbers or options.alone):
+        raise BadRequestError(
+            "--url names a running AirLab, but --contexts, --slots and --alone measure one of the bench's own; leave "
+            "one of them out"
+        )
+    if (own_numbers or options.alone) and (held := held_elsewhere(settings)) is not None:
+        _say(held)
+    if own_numbers:
+        with bench_lab(options, settings) as lab:
+            yield from _each_load(lab, options, plan)
+    elif options.alone:
+        with tempfile.TemporaryDirectory(prefix="airlab-bench-") as state, own_airlab(options, Path(state)) as client:
+            yield from _as_they_are(client, options.models, plan)
+    else:
+        with connected(options) as client:
+            yield from _as_they_are(client, options.models, plan)
+
+
+def _as_they_are(client: httpx.Client, wanted: Sequence[str], plan: Plan) -> Iterator[Measured]:
+    """Models with the numbers that AirLab gives them."""
     entries = {entry["key"]: entry for entry in read(client.get("/models"))["models"]}
-    if unknown := [key for key in wanted if key not in entries]:
-        raise ModelNotFoundError(f"no model {unknown[0]!r}; there are {', '.join(entries)}")
+    _require_known(wanted, tuple(entries))
     keys = wanted or [key for key, entry in entries.items() if entry["exists"] and entry["problem"] is None]
+    progress = _Progress(len(keys))
     for key in keys:
-        for one in measure(client, entries[key], plan, _say):
-            _say(f"{key}: {one.prompt_tokens} tokens, {one.at_once} at once: {one.generate_per_s} tokens/s")
-            yield one
+        progress.begin(key)
+        yield from measure(client, entries[key], plan, _say)
+        progress.end()
+
+
+def _each_load(lab: BenchLab, options: argparse.Namespace, plan: Plan) -> Iterator[Measured]:
+    """Every model with every context and number of slots; what cannot be had is said, and left out."""
+    _require_known(options.models, tuple(lab.models))
+    keys = options.models or [key for key, model in lab.models.items() if model.on_disk]
+    loads = [(key, one) for key in keys for one in combinations(options.contexts, options.slots)]
+    progress = _Progress(len(loads))
+    for key, one in loads:
+        progress.begin(f"{key} with {one}")
+        try:
+            yield from measure(lab.client, lab.set_up(key, one), plan, _say)
+        except AirLabError as exc:
+            _say(f"left out: {exc.message}")
+        progress.end()
+
+
+def _require_known(wanted: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [key for key in wanted if key not in known]:
+        raise ModelNotFoundError(f"no model {unknown[0]!r}; there are {', '.join(known)}")
+
+
+class _Progress:
+    """Says which of all loads comes, and how long the rest may take if they are like those before."""
+
+    def __init__(self, loads: int) -> None:
+        self._loads, self._ended, self._begun_s = loads, 0, time.monotonic()
+
+    def begin(self, what: str) -> None:
+        """One begins."""
+        rest = ""
+        if self._ended:
+            each_s = (time.monotonic() - self._begun_s) / self._ended
+            rest = f", about {format_duration(round(each_s * (self._loads - self._ended)))} to go"
+        _say(f"[{self._ended + 1} of {self._loads}] {what}{rest}")
+
+    def end(self) -> None:
+        """It is measured, or left out."""
+        self._ended += 1
+
+
+def _told(figure: Measured) -> str:
+    return f"{figure.model}: {figure.prompt_tokens} tokens, {figure.at_once} at once"
 
 
 def _say(words: str) -> None:
-    print(printable(words), file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _airlab(options: argparse.Namespace) -> Iterator[httpx.Client]:
-    """A client of the AirLab that runs, or of one of our own, on a free port and in a folder of its own.
-
-    Raises:
-        AirLabError: Neither can be had.
-    """
-    if not options.alone:
-        with connected(options) as client:
-            yield client
-        return
-    with tempfile.TemporaryDirectory(prefix="airlab-bench-") as state:
-        environment = os.environ | {"AIRLAB_STATE_DIR": state, "AIRLAB_HOST": "127.0.0.1", "AIRLAB_PORT": "0"}
-        environment.setdefault("AIRLAB_LOG_LEVEL", "warning")
-        command = [sys.executable, "-m", "app", "serve"]
-        with subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-        ) as own:
-            try:
-                line = own.stdout.readline() if own.stdout else ""
-                if not line.startswith("AirLab serves on "):
-                    raise AirLabError("an AirLab of its own did not start; its words are above")
-                options.url = line.removeprefix("AirLab serves on ").strip()
-                with connected(options) as client:
-                    yield client
-            finally:
-                own.terminate()
-                try:
-                    own.wait(_STOP_S)
-                except subprocess.TimeoutExpired:
-                    own.kill()
+    """Tell people; the arithmetic of what does not fit takes several lines."""
+    for line in textwrap.wrap(words, _LINE_CHARS)[:_MOST_LINES]:
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def table(kept: Iterable[Kept]) -> list[str]:
@@ -132,6 +179,8 @@ def _row(one: Kept) -> tuple[str, ...]:
         f"{one.run} {_time(one.at_s)}{f' {printable(one.note)}' if one.note else ''}",
         printable(figure.model),
         printable(figure.quantisation or ""),
+        "" if figure.context_length is None else str(figure.context_length),
+        "" if figure.slots is None else str(figure.slots),
         str(figure.prompt_tokens),
         str(figure.at_once),
         format_duration(figure.ttft_s),
@@ -141,32 +190,6 @@ def _row(one: Kept) -> tuple[str, ...]:
         "" if figure.load_s is None else format_duration(figure.load_s),
         "" if figure.memory_bytes is None else format_bytes(figure.memory_bytes),
     )
-
-
-def charts(kept: Sequence[Kept]) -> list[Chart]:
-    """Speed of prompts, of answers, and the first word, over the prompt's length: a line for each run and model."""
-    drawn: tuple[tuple[str, Callable[[Measured], float]], ...] = (
-        ("Prompt, tokens per second", lambda figure: figure.prompt_per_s),
-        ("Answer, tokens per second, all requests", lambda figure: figure.total_per_s),
-        ("First word, seconds", lambda figure: figure.ttft_s),
-        ("Memory, GiB", lambda figure: (figure.memory_bytes or 0) / 2**30),
-    )
-    series: dict[str, list[Measured]] = {}
-    for one in kept:
-        figure = one.measured
-        kind = f" {figure.quantisation}" if figure.quantisation else ""
-        series.setdefault(f"{one.run}: {figure.model}{kind} x{figure.at_once}", []).append(figure)
-    return [
-        Chart(
-            title,
-            "tokens in the prompt",
-            tuple(
-                Line(name, tuple(sorted((float(figure.prompt_tokens), float(value(figure))) for figure in figures)))
-                for name, figures in series.items()
-            ),
-        )
-        for title, value in drawn
-    ]
 
 
 def _write(file: Path, text: str) -> None:
@@ -186,10 +209,13 @@ def _time(at_s: float) -> str:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Read ``128,1024``. Raises ValueError."""
-    found = tuple(int(part) for part in text.split(","))
-    if not all(1 <= number <= 1_000_000 for number in found):
-        raise ValueError("each must be 1 or more")
+    """Read ``128,1024`` or ``1k,8k``. Raises ArgumentTypeError."""
+    try:
+        found = tuple(parse_tokens(part) for part in text.split(","))
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{exc}; several are parted by commas: 2k,8k") from exc
+    if not all(1 <= number <= _MOST_TOKENS for number in found):
+        raise argparse.ArgumentTypeError(f"each of {text} must be 1 to {_MOST_TOKENS}")
     return found
 
 
@@ -198,7 +224,11 @@ def takes(_name: str, command: argparse.ArgumentParser) -> None:
     command.set_defaults(does="bench:bench")
     command.add_argument("models", nargs="*", metavar="MODEL", help="keys; all that are on disk where none is given")
     command.add_argument("--prompts", type=numbers, default=(128, 512, 2048), help="lengths in tokens (128,512,2048)")
-    command.add_argument("--at-once", type=numbers, default=(1, 2, 4), help="requests side by side (1,2,4)")
+    command.add_argument("--at-once", type=numbers, help="requests side by side (1,2,4 and the slots, up to those)")
+    command.add_argument(
+        "--contexts", type=numbers, default=(), help="load with each of these, such as 2k,8k (--alone)"
+    )
+    command.add_argument("--slots", type=numbers, default=(), help="load with each of these, such as 1,2,4 (--alone)")
     command.add_argument("--tokens", type=int, default=64, help="length of each answer (64)")
     command.add_argument("--repeat", type=int, default=3, help="requests of each kind (3)")
     command.add_argument("--note", default="", help="a word that is kept with the run, such as the build")

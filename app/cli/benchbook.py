@@ -17,9 +17,12 @@ CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, at_s REAL NOT NULL, hos
 CREATE TABLE IF NOT EXISTS figures (
     run INTEGER NOT NULL REFERENCES runs (id), model TEXT NOT NULL, quantisation TEXT, prompt_tokens INTEGER NOT NULL,
     at_once INTEGER NOT NULL, requests INTEGER NOT NULL, ttft_s REAL NOT NULL, prompt_per_s REAL NOT NULL,
-    generate_per_s REAL NOT NULL, total_per_s REAL NOT NULL, load_s REAL, memory_bytes INTEGER
+    generate_per_s REAL NOT NULL, total_per_s REAL NOT NULL, load_s REAL, memory_bytes INTEGER, context_length INTEGER,
+    slots INTEGER
 );
 """
+_ADDED = ("context_length", "slots")
+"""Columns that the first files had not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,22 @@ class Benchbook:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._file, timeout=5)) as db:
                 db.executescript(_SCHEMA)
+                _bring_up_to_date(db)
                 yield db
         except (sqlite3.Error, OSError) as exc:
             raise StorageError(f"{self._file} cannot be used: {exc}") from exc
+
+
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
+    """Give a file of an earlier version the columns that it lacks; its rows stay, and hold nothing there."""
+    if not _lacking(db):
+        return
+    with db:
+        db.execute("BEGIN IMMEDIATE")  # another bench may have done it meanwhile
+        for column in _lacking(db):
+            db.execute(f"ALTER TABLE figures ADD COLUMN {column} INTEGER")
+
+
+def _lacking(db: sqlite3.Connection) -> list[str]:
+    known = {name for _, name, *_ in db.execute("PRAGMA table_info(figures)")}
+    return [column for column in _ADDED if column not in known]

@@ -11,7 +11,8 @@ from typing import Any
 from app.cli.checkup import Facts
 from app.cli.findings import Finding, Verdict
 from app.devices.dockerd import ask_docker, docker_socket
-from app.engines.base import Launch, RunSpec
+from app.engines.base import Fit, Launch, RunSpec
+from app.engines.command import as_written
 from app.engines.container import Image, Order, Where, body_of, order_of, section_of
 from app.engines.docker import DockerEngine, own_user
 from app.engines.kinds import containers_dir, host_nodes
@@ -58,26 +59,28 @@ def _trouble(key: str, run: RunSpec, settings: Settings) -> str | None:
     return None
 
 
-def planned_container(key: str, run: RunSpec, instance: str, settings: Settings) -> dict[str, Any]:
+def planned_container(
+    key: str, run: RunSpec, instance: str, settings: Settings, fit: Fit | None = None
+) -> dict[str, Any]:
     """``container``: its name and its body, or None, with the ``problem`` that is in the way.
 
     Where a launcher starts containers, image and paths are shown as they are seen from here: it alone asks Docker.
     """
     try:
-        order = asyncio.run(_order(key, run, instance, settings))
+        order = asyncio.run(_order(key, run, instance, settings, fit))
     except EngineError as exc:
         return {"container": None, "problem": exc.message}
     return {"container": {"Name": order.name, **body_of(order)}}
 
 
-async def _order(key: str, run: RunSpec, instance: str, settings: Settings) -> Order:
+async def _order(key: str, run: RunSpec, instance: str, settings: Settings, fit: Fit | None) -> Order:
     section = section_of(run)
     if settings.launcher is not None:
         where = Where(settings.launcher.parent, None, own_user())
-        placement = place(run, section, host_nodes(), ())
-        return order_of(key, run, instance, where=where, image=Image(section.image), placement=placement)
+        placement = place(section, fit or as_written(run), host_nodes())
+        return order_of(key, run, instance, where=where, image=Image(section.image), placement=placement, fit=fit)
     engine = DockerEngine(containers_dir(settings), os.environ, nodes=host_nodes)
     try:
-        return await engine.order_for(Launch(key, (), Path(f"{instance}.sock"), {}, run), instance=instance)
+        return await engine.order_for(Launch(key, (), Path(f"{instance}.sock"), {}, run, fit), instance=instance)
     finally:
         engine.close()

@@ -13,17 +13,19 @@ from typing import Any
 
 from app.cli.containers import planned_container
 from app.cli.main import DONE
+from app.devices.ask import printable
 from app.devices.probe import Host
 from app.engines.command import launch_for, socket_name
 from app.engines.native import NativeEngine
-from app.errors import AirLabError, EngineError
+from app.errors import AirLabError, DownloadError, EngineError
 from app.fleet.admit import fit_on_empty_host
+from app.fleet.bounds import by_node
 from app.fleet.corrections import ratios_of, read_corrections
-from app.fleet.fit import Shortfall
+from app.fleet.fit import Fitted, Shortfall
 from app.fleet.memory import Budget
 from app.fleet.refusals import cannot_start
 from app.fleet.report import arithmetic_lines
-from app.fleet.spec import ModelSpec, with_fit
+from app.fleet.spec import ModelSpec, with_fit, with_preview
 from app.fleet.states import MemoryState
 from app.live.inputs import first_snapshot, host_memory, probe
 from app.live.lastgood import read_last_good
@@ -32,6 +34,11 @@ from app.live.snapshot import Snapshot
 from app.manifest.load import Loaded, read_manifest
 from app.manifest.schema import DockerEngineSection
 from app.settings import Settings, read_settings
+from app.units import format_bytes
+from app.weights.preview import Previews
+
+_HUB_S = 5.0
+"""For asking hubs about models that are not on disk, all at once."""
 
 
 def check(options: argparse.Namespace) -> int:
@@ -50,7 +57,8 @@ def plan(options: argparse.Namespace) -> int:
     snapshot = _snapshot(read_manifest(settings.manifest), settings)
     change, lines = _change(snapshot, settings)
     memory = _memory(snapshot, settings)
-    entries = [_entry(spec, settings, memory) for spec in snapshot.models.values()]
+    ahead = asyncio.run(_look_ahead(snapshot, settings, memory))
+    entries = [_entry(spec, settings, memory, ahead.get(spec.key)) for spec in snapshot.models.values()]
     if options.json:
         choice = snapshot.profile
         considered = [asdict(outcome) | {"matched": outcome.matched} for outcome in choice.considered]
@@ -73,6 +81,9 @@ def plan(options: argparse.Namespace) -> int:
             print(f"  {shlex.join(entry['argv'])}")
         for line in entry["memory"]:
             print(f"  memory, {line}")
+        if download := entry["download"]:
+            size = f" of {format_bytes(download['bytes'])}" if download["bytes"] else ""
+            print(f"  after a download{size}: {printable(download['message'])}")
     return DONE
 
 
@@ -107,8 +118,7 @@ def _memory(snapshot: Snapshot, settings: Settings) -> MemoryState:
     """What is free now, as if nothing of AirLab's were loaded."""
     host, engine, profile = _host(settings), _engine(settings), snapshot.profile.section
     memory = host_memory(host, settings, base_bytes=engine.base_bytes)
-    by_node = any(spec.run.numa == "per-node" for spec in snapshot.models.values())
-    reading = asyncio.run(memory.meter.read({}, by_node=by_node))
+    reading = asyncio.run(memory.meter.read({}, by_node=by_node(snapshot.models.values())))
     ratios = ratios_of(read_corrections(memory.file) if memory.file else {}, snapshot.models)
     budget = Budget(profile.memory.vram, profile.memory.ram)
     return MemoryState(
@@ -122,10 +132,30 @@ def _memory(snapshot: Snapshot, settings: Settings) -> MemoryState:
     )
 
 
-def _entry(spec: ModelSpec, settings: Settings, memory: MemoryState) -> dict[str, Any]:
+async def _look_ahead(snapshot: Snapshot, settings: Settings, memory: MemoryState) -> dict[str, dict[str, Any]]:
+    """What the models would be that are not on disk and can be downloaded, by key; each hub is asked for seconds."""
+    previews = Previews(settings)
+    specs = [spec for spec in snapshot.models.values() if spec.can_be_downloaded and not spec.is_remote]
+
+    async def look(spec: ModelSpec) -> dict[str, Any]:
+        try:
+            preview = await previews.of(spec.section, within_s=_HUB_S)
+        except DownloadError as exc:
+            return {"bytes": None, "fits": None, "message": f"what it would take is not known: {exc.message}"}
+        found = fit_on_empty_host(with_preview(spec, preview), memory)
+        lines = "; ".join(arithmetic_lines(found))
+        said = preview.problem or (found.message if isinstance(found, Shortfall) else f"it would fit: {lines}")
+        note = f" (by its size alone, since its header could not be read: {preview.note})" if preview.note else ""
+        fits = isinstance(found, Fitted) and preview.problem is None
+        return {"bytes": preview.size_bytes, "fits": fits, "message": f"{said}{note}"}
+
+    return dict(zip([spec.key for spec in specs], await asyncio.gather(*map(look, specs)), strict=True))
+
+
+def _entry(spec: ModelSpec, settings: Settings, memory: MemoryState, download: dict[str, Any] | None) -> dict[str, Any]:
     starts = "with AirLab" if spec.section.preload else "at the first request"
     entry: dict[str, Any] = {"key": spec.key, "starts": starts, "argv": None, "container": None, "problem": None}
-    entry["memory"] = []
+    entry |= {"memory": [], "download": download}
     if spec.is_remote:
         return entry | {"starts": f"nothing here: {spec.where} runs it"}
     # The number in a socket's name is given at the start; 0 stands for it.
@@ -139,7 +169,7 @@ def _entry(spec: ModelSpec, settings: Settings, memory: MemoryState) -> dict[str
     try:
         run = with_fit(spec, found.fit).run
         if isinstance(run.engine, DockerEngineSection):
-            entry |= planned_container(spec.key, run, socket.stem, settings)
+            entry |= planned_container(spec.key, run, socket.stem, settings, found.fit)
             if entry["container"] or run.engine.fallback is None:
                 return entry
         launch = launch_for(spec.key, run, socket=socket, environment=os.environ, fit=found.fit)

@@ -30,8 +30,8 @@ class Plan:
 
     prompts: tuple[int, ...]
     """Lengths in tokens, about."""
-    at_once: tuple[int, ...]
-    """Requests side by side."""
+    at_once: tuple[int, ...] | None
+    """Requests side by side; None: one, two, four, as far as there are slots, and as many as there are slots."""
     answer_tokens: int
     repeat: int
 
@@ -58,6 +58,10 @@ class Measured:
     """None where the model was loaded already."""
     memory_bytes: int | None
     """Resident memory of the engine afterwards; None where it runs elsewhere."""
+    context_length: int | None = None
+    """Of each conversation, as it ran; None in figures from before this was kept."""
+    slots: int | None = None
+    """Conversations that it served at once; None as for the context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +88,14 @@ def measure(client: httpx.Client, entry: dict[str, Any], plan: Plan, say: Callab
     was_loaded = entry["loaded"]
     load_s = float(read(client.post(f"/models/{key}/load"))["load_time"])
     _ask(client, key, 16, plan.answer_tokens)  # the first request of an engine pays for what the others find warm
-    slots = int(_row(client, key)["slots"])
-    for at_once in plan.at_once:
+    context, slots = _context_tokens(client, key), int(_row(client, key)["slots"])
+    for at_once in plan.at_once or sorted({1, slots, *(few for few in (2, 4) if few < slots)}):
         if at_once > slots:
             say(f"{key} serves {slots} at once (parallel), so {at_once} are not measured")
             continue
         for prompt_tokens in plan.prompts:
-            if prompt_tokens + plan.answer_tokens + 64 > entry["context_length"]:
-                say(f"{key} has a context of {entry['context_length']}, so prompts of {prompt_tokens} are not measured")
+            if prompt_tokens + plan.answer_tokens + 64 > context:
+                say(f"{key} has a context of {context}, so prompts of {prompt_tokens} are not measured")
                 continue
             timings, took_s = _ask_at_once(client, key, prompt_tokens, at_once, plan)
             yield Measured(
@@ -105,7 +109,9 @@ def measure(client: httpx.Client, entry: dict[str, Any], plan: Plan, say: Callab
                 round(statistics.median(map(_rate, timings)), 2),
                 round(sum(timing.answer_tokens for timing in timings) / took_s, 2),
                 None if was_loaded else load_s,
-                _memory_bytes(_row(client, key)["pid"]),
+                _memory_bytes(_row(client, key)),
+                context,
+                slots,
             )
 
 
@@ -162,10 +168,18 @@ def _row(client: httpx.Client, key: str) -> dict[str, Any]:
     return row
 
 
-def _memory_bytes(pid: int | None) -> int | None:
+def _context_tokens(client: httpx.Client, key: str) -> int:
+    """As it runs, which is known only now where the manifest leaves it open."""
+    return int(next(entry for entry in read(client.get("/models"))["models"] if entry["key"] == key)["context_length"])
+
+
+def _memory_bytes(row: dict[str, Any]) -> int | None:
     """Memory of an engine and what it started; None where there is none on this host."""
+    known: int | None = row["memory_bytes"]
+    if not row["pid"]:
+        return known  # of a container AirLab knows it
     try:
-        process = psutil.Process(pid) if pid else None
-        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) if process else None
+        process = psutil.Process(row["pid"])
+        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
     except psutil.Error:
         return None

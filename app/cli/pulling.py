@@ -31,6 +31,7 @@ def pull(options: argparse.Namespace) -> int:
             job = read(client.delete(path))
             print(f"cancelled; {format_bytes(job['done_bytes'])} that came are kept")
             return DONE
+        _warn(read(client.get(f"/models/{quote(options.model, safe='')}/fit")))
         job = read(client.post(path))
         shown = _Shown()
         try:
@@ -47,6 +48,12 @@ def pull(options: argparse.Namespace) -> int:
         raise DownloadError(printable(job["message"]))
     print(json.dumps(job) if options.json else _done(options.model, job))
     return DONE
+
+
+def _warn(fit: dict[str, Any]) -> None:
+    """Say, before gigabytes come, that they will be of no use here as it looks now; the owner may know better."""
+    if fit.get("fits") is False and fit.get("download_bytes"):
+        print(f"warning: {printable(fit['message'])}", file=sys.stderr, flush=True)
 
 
 def _done(model: str, job: dict[str, Any]) -> str:

@@ -94,10 +94,14 @@ class Client:
         body = self._wire.ask("GET", "/models", params={"include_finetuned": include_finetuned})
         return [shaped(Model, {**model, "current": model["key"] == body["current"]}) for model in body["models"]]
 
-    def fit(self, model_key: str) -> Mapping[str, Any] | None:
-        """Whether a model would fit into the memory that is free now: ``fits`` and the arithmetic; None: not known."""
+    def fit(self, model_key: str, *, within_s: int | None = None) -> Mapping[str, Any] | None:
+        """Whether a model would fit into the memory that is free now: ``fits`` and the arithmetic; None: not known.
+
+        For a model that is not on disk AirLab asks a hub, for at most ``within_s`` seconds (10 unless told).
+        """
+        path, params = f"/models/{quote(model_key, safe='')}/fit", {"within_s": within_s}
         try:
-            found = self._wire.ask("GET", f"/models/{quote(model_key, safe='')}/fit", waits=False)
+            found = self._wire.ask("GET", path, params=params, waits=False)
         except (AnsweredError, LaterError):
             return None
         return found if isinstance(found, dict) else None

@@ -29,6 +29,8 @@ class Node:
     cpus: tuple[int, ...]
     """Logical processors, by the kernel's numbers."""
     memory_bytes: int | None
+    number: int
+    """The kernel's number for it; some hosts leave numbers out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +84,13 @@ def parse_memory_bytes(text: str) -> int | None:
 def numa_nodes(root: Path) -> tuple[Node, ...]:
     """Every node, in the kernel's order; empty where it tells of none."""
     nodes = []
-    for folder in sorted((root / "sys/devices/system/node").glob("node[0-9]*"), key=lambda node: int(node.name[4:])):
+    for number in sorted(int(node.name[4:]) for node in (root / "sys/devices/system/node").glob("node[0-9]*")):
+        folder = root / f"sys/devices/system/node/node{number}"
         try:
             cpus = parse_cpu_list(read(folder / "cpulist"))
         except ValueError:
             continue
-        nodes.append(Node(cpus, parse_memory_bytes(read(folder / "meminfo"))))
+        nodes.append(Node(cpus, parse_memory_bytes(read(folder / "meminfo")), number))
     return tuple(nodes)
 
 

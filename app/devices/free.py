@@ -9,14 +9,26 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.devices.ask import ask
 from app.devices.cpu import numa_nodes, read
 from app.units import KIB, MIB
 
-_SMI = ("--query-gpu=index,memory.free", "--format=csv,noheader,nounits")
+_SMI = ("--query-gpu=index,memory.free,uuid", "--format=csv,noheader,nounits")
 _CGROUP = "sys/fs/cgroup"
+
+
+@dataclass(frozen=True, slots=True)
+class FreeGpu:
+    """What is free on one GPU."""
+
+    number: int
+    """nvidia-smi's, by the PCI bus."""
+    free_bytes: int
+    uuid: str
+    """NVIDIA's name for this very card, such as ``GPU-5f7c...``."""
 
 
 def free_ram(root: Path = Path("/")) -> int | None:
@@ -32,27 +44,35 @@ def free_ram(root: Path = Path("/")) -> int | None:
 
 
 def free_nodes(root: Path = Path("/")) -> Mapping[str, tuple[int, tuple[int, ...]]]:
-    """For each NUMA node its free bytes and processors; empty where there is one, or it is not known."""
+    """For each NUMA node its free bytes and processors; empty where there is one, or it is not known.
+
+    A node without processors, such as memory on an expander card, is left out: nothing is kept to it.
+    """
     free: dict[str, tuple[int, tuple[int, ...]]] = {}
-    for number, node in enumerate(numa_nodes(root)):
-        text = read(root / f"sys/devices/system/node/node{number}/meminfo")
+    for node in numa_nodes(root):
+        if not node.cpus:
+            continue
+        text = read(root / f"sys/devices/system/node/node{node.number}/meminfo")
         fields = {name: int(kib) * KIB for name, kib in re.findall(r"\b([A-Z]\w+(?:\(file\))?):\s*(\d+) kB", text)}
-        if "MemFree" not in fields or not node.cpus:
+        if "MemFree" not in fields:
             return {}
         cached = fields.get("Active(file)", 0) + fields.get("Inactive(file)", 0)
-        free[f"node {number}"] = fields["MemFree"] + cached, node.cpus
+        free[f"node {node.number}"] = fields["MemFree"] + cached, node.cpus
     return free if len(free) > 1 else {}
 
 
-def free_vram() -> Mapping[str, int]:
-    """Each NUMA node with its free bytes and its processors; empty where there is one, or where it is not known."""
+def free_vram() -> tuple[FreeGpu, ...]:
+    """Each GPU with its free memory; empty where there is none, or nobody can say. Blocks for 6 s at most."""
     program = shutil.which("nvidia-smi", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/lib/wsl/lib")
     told = ask([program, *_SMI]) if program else None
-    return parse_free_vram(told.text) if told and told.text else {}
+    return parse_free_vram(told.text) if told and told.text else ()
 
 
-def parse_free_vram(text: str) -> Mapping[str, int]:
+def parse_free_vram(text: str) -> tuple[FreeGpu, ...]:
     """The rows of nvidia-smi; one without figures, as of a GPU that shares the host's memory, is left out."""
-    rows = [line.split(", ") for line in text.splitlines()]
-    numbers = ((row[0].strip(), row[1].strip()) for row in rows if len(row) == 2)
-    return {f"GPU {index}": int(mib) * MIB for index, mib in numbers if index.isdecimal() and mib.isdecimal()}
+    rows = [[word.strip() for word in line.split(",")] for line in text.splitlines()]
+    return tuple(
+        FreeGpu(int(row[0]), int(row[1]) * MIB, row[2])
+        for row in rows
+        if len(row) == 3 and row[0].isdecimal() and row[1].isdecimal()
+    )

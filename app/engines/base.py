@@ -57,10 +57,19 @@ class Fit:
     """Memory for old prompts, at most."""
     gpus: tuple[int, ...] = ()
     """Numbers of the GPUs that it may use, in nvidia-smi's order; none given: all that there are."""
+    gpu_ids: tuple[str, ...] = ()
+    """The same GPUs, as the section of a container's engine calls them."""
     gpu_shares: tuple[int, ...] = ()
-    """How the layers are shared among several, as parts of their sum."""
+    """How the layers are shared among several, as parts of their sum; empty for one."""
     cpus: tuple[int, ...] = ()
     """Logical processors that it is kept to; none given: all."""
+    node: int | None = None
+    """The NUMA node whose processors those are, by the kernel's number; its memory is booked there."""
+
+    @property
+    def busy_threads(self) -> int:
+        """Processor threads that it keeps busy: with all layers on a GPU the processor hardly works."""
+        return 1 if self.gpu_layers is not None and self.gpu_layers < 0 else self.threads
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ def _devices(run: RunSpec, fit: Fit, *, computed: bool) -> dict[str, str | int]:
     if fit.gpu_layers is not None:
         # llama-server takes 999 for all: more than any model has.
         pairs["--n-gpu-layers"] = 999 if fit.gpu_layers < 0 else fit.gpu_layers
-    if len(fit.gpus) > 1:
+    if fit.gpu_shares:
         pairs |= {"--split-mode": "layer", "--tensor-split": ",".join(map(str, fit.gpu_shares))}
     if computed and fit.gpu_layers is not None:
         # The fit is ours then; llama-server's own would change numbers that are booked.

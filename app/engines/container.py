@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from app.devices.gpus import NVIDIA_SMI
-from app.engines.base import RunSpec, WeightsId
+from app.engines.base import Fit, RunSpec, WeightsId
 from app.engines.command import arguments
 from app.engines.placement import Placement
 from app.errors import EngineError
@@ -29,6 +29,10 @@ SOCKET_INSIDE = PurePosixPath("/s/llama.sock")
 """Where llama-server serves, as it sees it; it takes a path for a socket by its ending."""
 _NOFILE = 4096
 _TMP = f"rw,noexec,nosuid,nodev,size={256 * MIB},mode=1777"
+_GPU_ORDER = "CUDA_DEVICE_ORDER=PCI_BUS_ID"
+"""As nvidia-smi counts, which is how shares are given out; CUDA's own order is by speed."""
+_NO_GPUS = "NVIDIA_VISIBLE_DEVICES=void"
+"""Where NVIDIA's runtime is Docker's default, an image that says ``all`` would get them unasked."""
 _LATER_PARTS = re.compile(r"-00001-of-(\d{5})\.gguf$")
 
 Body = dict[str, Any]
@@ -67,6 +71,8 @@ class Order:
     mounts: tuple[Mount, ...]
     labels: Mapping[str, str]
     placement: Placement
+    fit: Fit | None = None
+    """What was decided for this start; the run's own numbers where None."""
 
 
 def section_of(run: RunSpec) -> DockerEngineSection:
@@ -103,11 +109,13 @@ def body_of(order: Order) -> Body:
     run, section, place = order.run, section_of(order.run), order.placement
     model, *adapters = map(Path, places_inside(run).values())
     # A container that keeps to a node has no other nodes, and llama-server need not look for them.
-    run = replace(run, numa="distribute" if place.spreads else "off")
+    run = replace(run, numa="off") if place.keeps_to else run
+    fit = order.fit and replace(order.fit, cpus=())
     body = _walled_in(order.image, order.user, order.labels)
     body |= {
         "Entrypoint": ["llama-server"],
-        "Cmd": list(arguments(order.key, run, model, Path(SOCKET_INSIDE), adapters=adapters)),
+        "Cmd": list(arguments(order.key, run, model, Path(SOCKET_INSIDE), adapters=adapters, fit=fit)),
+        "Env": [*body["Env"], _NO_GPUS if place.gpus == () else _GPU_ORDER],
     }
     body["HostConfig"] |= {
         "PidsLimit": section.pids,
@@ -116,7 +124,7 @@ def body_of(order: Order) -> Body:
         "CpusetCpus": place.cpus,
         "CpusetMems": place.mems,
         "Mounts": [*map(_mount, order.mounts), *map(_nothing, order.image.volumes)],
-        "DeviceRequests": _device_requests(section),
+        "DeviceRequests": None if place.gpus == () else [_nvidia(place.gpus)],
     }
     return body
 
@@ -224,19 +232,13 @@ def _nothing(place: str) -> dict[str, Any]:
     return {"Type": "tmpfs", "Target": place, "ReadOnly": True, "TmpfsOptions": {"SizeBytes": 4096, "Mode": 0o555}}
 
 
-def _device_requests(section: DockerEngineSection) -> list[dict[str, Any]] | None:
-    if not section.wants_gpu:
-        return None
-    return [_nvidia(section.gpus if isinstance(section.gpus, list) else None)]
-
-
-def _nvidia(ids: list[str] | None) -> dict[str, Any]:
+def _nvidia(ids: Sequence[str] | None) -> dict[str, Any]:
     """These GPUs, or all."""
     capabilities = [["gpu", "compute", "utility"]]
     return {
         "Driver": "nvidia",
         "Count": 0 if ids else -1,
-        "DeviceIDs": ids,
+        "DeviceIDs": list(ids) if ids else None,
         "Capabilities": capabilities,
         "Options": {},
     }
@@ -288,7 +290,16 @@ class Where:
     """Folders in which the files of models must lie, links followed; None: anywhere."""
 
 
-def order_of(key: str, run: RunSpec, instance: str, *, where: Where, image: Image, placement: Placement) -> Order:
+def order_of(
+    key: str,
+    run: RunSpec,
+    instance: str,
+    *,
+    where: Where,
+    image: Image,
+    placement: Placement,
+    fit: Fit | None = None,
+) -> Order:
     """The container for this run.
 
     Raises:
@@ -311,6 +322,7 @@ def order_of(key: str, run: RunSpec, instance: str, *, where: Where, image: Imag
         (*files, own),
         {f"{LABEL}.{name}": value for name, value in labels.items()},
         placement,
+        fit,
     )
 
 

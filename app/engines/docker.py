@@ -19,6 +19,7 @@ from typing import Any
 
 from app.devices.cpu import Node
 from app.engines.base import Exit, Launch
+from app.engines.command import as_written
 from app.engines.container import (
     LABEL,
     NOBODY,
@@ -80,8 +81,7 @@ class DockerEngine:
         self.folder = folder
         self.daemon = Daemon(environment)
         self.user = user or own_user()
-        self._nodes, self._shared, self._within = nodes, shared, within
-        self._running: set[DockerRunning] = set()
+        self.nodes, self._shared, self._within = nodes, shared, within
         self._swept, self._sweeping = False, asyncio.Lock()
         self._left: set[str] = set()
         """Names of containers that may exist half made, since Docker went away while they were."""
@@ -100,19 +100,17 @@ class DockerEngine:
             # Begun is begun: without an owner it ends as soon as it exists.
             asyncio.create_task(_end_unowned(starting)).add_done_callback(lambda _: None)
             raise
-        self._running = {each for each in self._running if not each.is_gone} | {running}
         return running
 
     async def order_for(self, launch: Launch, *, instance: str) -> Order:
-        """What would be started now. Raises EngineError."""
+        """What would be started now. Raises EngineError, also where its fit is beyond what the manifest gives."""
         run, section = launch.run, section_of(launch.run)
+        placement = place(section, launch.fit or as_written(run), self.nodes())
         mounts = await self.daemon.own_mounts()
         image = await self._image(section.image)
-        taken = [each.node for each in self._running if each.node is not None and not each.is_gone]
-        placement = place(run, section, self._nodes(), taken, kept_to=launch.fit.cpus if launch.fit else ())
         user = self.user if mounts is not None else user_for(self.user, await self.daemon.security())
         where = Where(self.folder, mounts, user, self._within)
-        return order_of(launch.key, run, instance, where=where, image=image, placement=placement)
+        return order_of(launch.key, run, instance, where=where, image=image, placement=placement, fit=launch.fit)
 
     async def nvidia_smi(self, images: Sequence[str]) -> str:
         """What ``nvidia-smi`` says in a container of the first of these images that is here.
@@ -257,7 +255,6 @@ class DockerRunning:
         self.id = container
         self.container: str | None = container[:12]
         self.image_id = order.image.id
-        self.node = order.placement.node
         self.is_gone = False
         """True once nothing of it is left."""
         self._daemon, self._key = daemon, order.key

@@ -100,6 +100,8 @@ class Engines(Engine):
         layers = launch.run.gpu_layers if self.can_offload else 0
         run = replace(launch.run, engine=NativeEngineSection(), gpu_layers=layers)
         fit = replace(launch.fit, gpu_layers=layers) if launch.fit else None
+        if fit is not None and layers == 0:
+            fit = replace(fit, gpus=(), gpu_ids=(), gpu_shares=())
         return launch_for(launch.key, run, socket=launch.socket, environment=os.environ, fit=fit)
 
 

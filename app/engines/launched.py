@@ -18,8 +18,9 @@ from typing import Any
 from app.devices.ask import printable
 from app.devices.gpus import Answer, parse_nvidia_smi
 from app.engines.base import Exit, Launch
+from app.engines.command import as_written
 from app.engines.container import section_of, spec_digest
-from app.engines.wire import HEARTBEAT_S, LINE_BYTES, exit_of, line_of, raise_error
+from app.engines.wire import HEARTBEAT_S, LINE_BYTES, exit_of, line_of, numbers_of, raise_error
 from app.errors import EngineAwayError, EngineError, LauncherRefusedError
 
 log = logging.getLogger("airlab")
@@ -48,7 +49,7 @@ class LaunchedEngine:
         async with self._sweeping:
             if not self._swept:  # the launcher was away when this process started
                 await self._sweep()
-        numbers = {name: getattr(run, name) for name in ("gpu_layers", "context_length", "slots", "threads")}
+        numbers = {**numbers_of(launch.fit or as_written(run)), "is_booked": launch.fit is not None}
         asked = {"op": "start", "key": launch.key, "instance": instance, "digest": spec_digest(run), **numbers}
         starting = asyncio.create_task(self._link.ask(**asked))
         try:

@@ -1,4 +1,8 @@
-"""Which processors and which memory a container gets on a host with several NUMA nodes. Pure."""
+"""What of the host a container gets, in Docker's words: processors, memory of NUMA nodes, GPUs. Pure.
+
+The fleet decides it, with all else of a ``Fit``. Here that is held against what the manifest gives and the host has:
+the fit of a start may have come over a socket, and must get nobody more than the manifest's owner wrote.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.devices.cpu import Node
-from app.engines.base import RunSpec
+from app.engines.base import Fit
+from app.errors import EngineError
 from app.manifest.schema import DockerEngineSection
 
-_WEIGHTS_SHARE = 0.8
-"""A model keeps to one node if its weights take no more of the node's memory than this: its context needs some, too."""
+_NO_GPU: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,48 +23,53 @@ class Placement:
 
     cpus: str = ""
     mems: str = ""
-    node: int | None = None
-    """The node that it keeps to."""
-    spreads: bool = False
-    """llama-server spreads its threads over all nodes by itself."""
+    gpus: tuple[str, ...] | None = _NO_GPU
+    """Numbers or UUIDs; None for all that Docker can hand on."""
+
+    @property
+    def keeps_to(self) -> bool:
+        """Whether it keeps to a part of the host: then llama-server sees no other."""
+        return bool(self.cpus or self.mems)
 
 
-def place(
-    run: RunSpec,
-    section: DockerEngineSection,
-    nodes: Sequence[Node],
-    taken: Sequence[int],
-    *,
-    kept_to: Sequence[int] = (),
-) -> Placement:
-    """Where this run goes.
+def place(section: DockerEngineSection, fit: Fit, nodes: Sequence[Node]) -> Placement:
+    """Where a container with this fit goes.
 
     Args:
-        run: What is to be run.
-        section: Its engine; what that says of processors and memory wins.
-        nodes: The host's NUMA nodes, in the kernel's order.
-        taken: The node of every container that keeps to one: the emptiest is chosen, of equal ones the first.
-        kept_to: The processors of the node whose memory was booked for it; empty where none was.
+        section: Its engine. What that says of processors and nodes holds; then no node can be chosen.
+        fit: What was decided for this start.
+        nodes: The host's NUMA nodes.
+
+    Raises:
+        EngineError: The fit asks for more than the section gives, or for what the host has not.
     """
+    gpus = _gpus(section, fit)
     if section.cpuset or section.mems:
-        return Placement(section.cpuset or "", section.mems or "")
-    if run.numa == "distribute":
-        return Placement(spreads=True)
-    if run.numa != "per-node" or len(nodes) < 2:
-        return Placement()
-    booked = [number for number, node in enumerate(nodes) if kept_to and tuple(kept_to) == node.cpus]
-    if booked:
-        return Placement(cpu_list(kept_to), str(booked[0]), node=booked[0])
-    size_bytes = sum(file.size_bytes for file in (run.weights, *run.adapters) if file is not None)
-    fitting = [
-        number
-        for number, node in enumerate(nodes)
-        if node.cpus and (node.memory_bytes is None or size_bytes <= node.memory_bytes * _WEIGHTS_SHARE)
-    ]
-    if not fitting:
-        return Placement(spreads=True)
-    number = min(fitting, key=lambda each: (taken.count(each), each))
-    return Placement(cpu_list(nodes[number].cpus), str(number), node=number)
+        if fit.node is not None:
+            raise EngineError(
+                f"a container was to keep to NUMA node {fit.node}, and the manifest says cpuset or mems itself"
+            )
+        return Placement(section.cpuset or "", section.mems or "", gpus)
+    if fit.node is None:
+        return Placement(gpus=gpus)
+    node = next((node for node in nodes if node.number == fit.node and node.cpus), None)
+    if node is None:
+        raise EngineError(f"a container was to keep to NUMA node {fit.node}, which has no processors on this host")
+    return Placement(cpu_list(node.cpus), str(node.number), gpus)
+
+
+def _gpus(section: DockerEngineSection, fit: Fit) -> tuple[str, ...] | None:
+    if fit.gpu_layers == 0 and not fit.gpu_ids:
+        return _NO_GPU  # one that it could see would keep a context for it, in memory that was booked for nobody
+    if section.gpus == "none":
+        given: tuple[str, ...] | None = _NO_GPU
+    else:
+        given = None if section.gpus == "all" else tuple(section.gpus)
+    refused = [name for name in fit.gpu_ids if not (name.isdecimal() if given is None else name in given)]
+    if refused:
+        allowed = "numbers of GPUs" if given is None else f"gpus: [{', '.join(given)}]"
+        raise EngineError(f"a container was to have the GPU {refused[0]}, and the manifest gives it {allowed}")
+    return fit.gpu_ids or given
 
 
 def cpu_list(cpus: Sequence[int]) -> str:

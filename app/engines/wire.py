@@ -1,7 +1,8 @@
 """What the service and the launcher say to each other: one JSON object a line, over a unix socket. Pure.
 
 No image, no command, no mount and no environment is among it: the launcher takes those from the manifest, which it
-reads itself. Whatever is not written here is refused.
+reads itself. What was decided for a start crosses as bounded numbers, and as names of GPUs that the manifest has, too.
+Whatever is not written here is refused.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from app.engines.base import Exit
+from app.engines.base import Exit, Fit
+from app.engines.command import CACHE_RAM_MIB
 from app.errors import (
     EngineAwayError,
     EngineError,
@@ -19,7 +21,7 @@ from app.errors import (
     ImageMissingError,
     LauncherRefusedError,
 )
-from app.manifest.schema import ContextLength, ModelKey, Parallel, Threads
+from app.manifest.schema import ContextLength, GpuId, ModelKey, Parallel, Threads
 from app.manifest.values import GpuLayers
 
 LINE_BYTES = 64 * 1024
@@ -42,7 +44,7 @@ class Ask(BaseModel):
 
 
 class AskStart(Ask):
-    """Start this model with these numbers, if all the rest is what ``digest`` says."""
+    """Start this model as it was made to fit, if all the rest is what ``digest`` says."""
 
     op: Literal["start"] = "start"
     key: ModelKey
@@ -52,6 +54,46 @@ class AskStart(Ask):
     context_length: ContextLength
     slots: Parallel
     threads: Threads
+    cache_ram_mib: Annotated[int, Field(ge=0, le=CACHE_RAM_MIB)]
+    node: Annotated[int, Field(ge=0, le=1023)] | None
+    gpus: Annotated[tuple[GpuId, ...], Field(max_length=16)]
+    """As the manifest calls them; empty for all that it gives."""
+    gpu_shares: Annotated[tuple[Annotated[int, Field(ge=1, le=2**31)], ...], Field(max_length=16)]
+    is_booked: bool
+    """Whether its memory was looked at: then llama-server is to change none of these numbers."""
+
+    @model_validator(mode="after")
+    def _shares_are_for_gpus(self) -> AskStart:
+        if len(set(self.gpus)) < len(self.gpus):
+            raise ValueError("names a GPU twice")
+        if len(self.gpu_shares) != (len(self.gpus) if len(self.gpus) > 1 else 0):
+            raise ValueError("has not one share for each of several GPUs")
+        return self
+
+    @property
+    def fit(self) -> Fit:
+        """What was decided for it."""
+        return Fit(
+            *(self.context_length, self.slots, self.gpu_layers, self.threads),
+            cache_ram_mib=self.cache_ram_mib,
+            gpu_ids=self.gpus,
+            gpu_shares=self.gpu_shares,
+            node=self.node,
+        )
+
+
+def numbers_of(fit: Fit) -> dict[str, Any]:
+    """What was decided for a start, for the wire."""
+    return {
+        "gpu_layers": fit.gpu_layers,
+        "context_length": fit.context_length,
+        "slots": fit.slots,
+        "threads": fit.threads,
+        "cache_ram_mib": fit.cache_ram_mib,
+        "node": fit.node,
+        "gpus": fit.gpu_ids,
+        "gpu_shares": fit.gpu_shares,
+    }
 
 
 class AskStop(Ask):

@@ -6,6 +6,7 @@ Bookings are the ledger: every instance has what it was promised until it is ver
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from app.fleet.estimate import Demand
 from app.fleet.fit import Fitted, Shortfall, find_fit, find_smaller_fit
@@ -37,7 +38,6 @@ class Admission:
         self._limits, self._now_s = limits, now_s
         self._memory, self._instances, self._records = fleet.memory, fleet.instances, fleet.records
         self._started: list[Booking] = []
-        self._threads_started = 0
 
     @property
     def is_unread(self) -> bool:
@@ -83,8 +83,7 @@ class Admission:
 
     def book(self, fitted: Fitted) -> None:
         """Promise it what it takes."""
-        self._started.append(Booking(fitted.estimate.takes, {}))
-        self._threads_started += fitted.fit.threads
+        self._started.append(Booking(fitted.estimate.takes, {}, fitted.fit.busy_threads))
 
     def _find(self, spec: ModelSpec, memory: MemoryState, room: Room) -> Fitted | Shortfall:
         """Smaller than what ran out of memory, where that leaves a way; else as ever, and others make room."""
@@ -94,12 +93,11 @@ class Admission:
         return smaller or find_fit(demand, room)
 
     def _room(self, memory: MemoryState, reading: Reading, gone: Collection[int], not_working: Collection[int]) -> Room:
-        staying = [_booking(i) for i in self._instances if i.id not in gone] + self._started
+        staying = [_booking(i, works=i.id not in not_working) for i in self._instances if i.id not in gone]
         leaving = [_booking(i) for i in self._instances if i.id in gone]
-        used = sum(i.threads for i in self._instances if i.id not in not_working) + self._threads_started
-        threads = None if memory.threads is None or not used else memory.threads - used
-        return room_for(reading, memory.budget, staying, leaving, threads=threads, all_threads=memory.threads)
+        return room_for(reading, memory.budget, staying + self._started, leaving, all_threads=memory.threads)
 
 
-def _booking(instance: InstanceFacts) -> Booking:
-    return instance.booking or Booking({}, {})
+def _booking(instance: InstanceFacts, *, works: bool = False) -> Booking:
+    """Its memory, and where it ``works`` its threads, too."""
+    return replace(instance.booking or Booking({}, {}), threads=instance.threads if works else 0)

@@ -1,5 +1,8 @@
 """Needed against free memory: how a model is started so that it fits, or the arithmetic of the no. Pure.
 
+Here it is decided on which GPUs, on which NUMA node and with how many threads a model runs, whatever runs it: a child
+process, and a container within what its section gives it (``bounds.py``).
+
 Where the manifest leaves a number to AirLab, the order is: on one GPU as a whole, else on all of them, else as many
 layers as fit there, else none; a context of 8,192 tokens before a shorter one; then up to four slots; then the longest
 context that the model was trained for and nine tenths of the memory hold.
@@ -12,9 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from app.engines.base import Fit
 from app.engines.command import CACHE_RAM_MIB, DEFAULT_CONTEXT
+from app.fleet.bounds import room_within
 from app.fleet.estimate import Demand, Estimate, estimate
-from app.fleet.memory import Cramped, Room
-from app.manifest.schema import DockerEngineSection
+from app.fleet.memory import Cramped, Room, gpu_name, node_number
 from app.units import MIB, format_bytes
 
 _FIRST_CONTEXTS = (8192, 4096, 2048)
@@ -76,7 +79,8 @@ def find_smaller_fit(demand: Demand, room: Room, cramped: Cramped) -> Fitted | N
 
 
 def find_fit(demand: Demand, room: Room) -> Fitted | Shortfall:
-    """The best way to start this model in this room."""
+    """The best way to start this model in this room, or in that part of it which its engine may use."""
+    room = room_within(demand.run.engine, room)
     ways = [(context, seat) for context in _first_contexts(demand) for seat in _seats(demand, room)]
     for context, seat in ways:
         tried = _try(demand, room, seat, context, demand.run.slots or 1)
@@ -85,13 +89,15 @@ def find_fit(demand: Demand, room: Room) -> Fitted | Shortfall:
     # The last way asks for the least of what is scarce.
     context, seat = ways[-1]
     least = _try(demand, room, seat, context, demand.run.slots or 1)
-    return Shortfall(_no(demand, room, least), least.estimate)
+    return Shortfall(_no(demand, least, room), least.estimate)
 
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
     fit: Fit
     estimate: Estimate
+    free: Mapping[str, int]
+    """What there is for it, in bytes on each device."""
     short_of: str | None
     """The first device that has too little, if so."""
     tightest: tuple[float, str]
@@ -101,22 +107,28 @@ class _Tried:
 def _try(demand: Demand, room: Room, seat: _Seat, context: int, slots: int) -> _Tried:
     """One way to start it; old prompts get half of what is left, up to their bound."""
     threads = demand.run.threads if room.threads is None else min(demand.run.threads, max(1, room.threads))
-    cpus = room.node_cpus[seat.hosts[0]] if len(seat.hosts) == 1 and room.node_cpus else ()
+    free, node = room.free_for(seat.hosts), seat.hosts[0]
+    cpus = room.node_cpus.get(node, ()) if len(seat.hosts) == 1 else ()
     if cpus:
-        threads = min(threads, room.node_threads or len(cpus))
-    shares = tuple(max(1, room.free[f"GPU {number}"] // MIB) for number in seat.gpus) if len(seat.gpus) > 1 else ()
-    bare = Fit(context, slots, seat.gpu_layers, threads, 0, seat.gpus, shares, cpus)
+        threads = min(threads, max(1, room.node_threads.get(node, len(cpus))))
+    bare = Fit(
+        *(context, slots, seat.gpu_layers, threads),
+        cache_ram_mib=0,
+        gpus=seat.gpus,
+        gpu_ids=tuple(room.gpu_ids[number] for number in seat.gpus if number in room.gpu_ids),
+        gpu_shares=tuple(max(1, free[gpu_name(number)] // MIB) for number in seat.gpus) if len(seat.gpus) > 1 else (),
+        cpus=cpus,
+        node=node_number(node) if cpus else None,
+    )
     needed = estimate(demand, bare, seat.hosts).takes
-    left = min((room.free[host] - needed.get(host, 0) for host in seat.hosts if host in room.free), default=None)
+    left = min((free[host] - needed.get(host, 0) for host in seat.hosts if host in free), default=None)
     spare_mib = CACHE_RAM_MIB if left is None else max(0, left) * len(seat.hosts) // 2 // MIB
-    # A container takes its own bound, whatever is left.
-    cache_ram_mib = CACHE_RAM_MIB if _in_container(demand) else min(CACHE_RAM_MIB, spare_mib)
-    fit = replace(bare, cache_ram_mib=cache_ram_mib)
+    fit = replace(bare, cache_ram_mib=min(CACHE_RAM_MIB, spare_mib))
     made = estimate(demand, fit, seat.hosts)
-    judged = {device: size for device, size in made.takes.items() if device in room.free}
-    short_of = next((device for device, size in judged.items() if size > room.free[device]), None)
-    shares_needed = ((needed.get(device, 0) / max(1, room.free[device]), device) for device in judged)
-    return _Tried(fit, made, short_of, max(shares_needed, default=(0.0, "")))
+    judged = {device: size for device, size in made.takes.items() if device in free}
+    short_of = next((device for device, size in judged.items() if size > free[device]), None)
+    shares_needed = ((needed.get(device, 0) / max(1, free[device]), device) for device in judged)
+    return _Tried(fit, made, free, short_of, max(shares_needed, default=(0.0, "")))
 
 
 def _seats(demand: Demand, room: Room) -> Iterator[_Seat]:
@@ -126,10 +138,10 @@ def _seats(demand: Demand, room: Room) -> Iterator[_Seat]:
 
 
 def _hosts(demand: Demand, room: Room) -> Iterator[tuple[str, ...]]:
-    if room.node_cpus and demand.run.numa == "per-node":
-        # The node with most room first, so that two models lie on two nodes.
-        for node in sorted(room.hosts, key=lambda node: -room.free.get(node, 0)):
-            yield (node,)
+    if demand.run.numa == "per-node":
+        # The node on which least is worked first, so that two models lie on two nodes; then that with most room.
+        emptiest = sorted(room.node_cpus, key=lambda node: (-room.node_threads.get(node, 0), -room.free.get(node, 0)))
+        yield from ((node,) for node in emptiest if room.node_cpus[node])
     yield room.hosts
 
 
@@ -140,20 +152,14 @@ def _on_gpus(demand: Demand, room: Room) -> Iterator[tuple[tuple[int, ...], int 
         yield (), wanted
         return
     # The fullest first: whoever fits there leaves the emptier ones to larger models.
-    alone = [(number,) for number in sorted(gpus, key=lambda number: room.free[f"GPU {number}"])]
+    alone = [(number,) for number in sorted(gpus, key=lambda number: room.free[gpu_name(number)])]
     places = [*alone, gpus] if len(gpus) > 1 else alone
-    if _in_container(demand):
-        places = [gpus]  # it sees all those that Docker hands on, and llama-server shares its layers among them
     yield from ((place, -1 if wanted is None else wanted) for place in places)
     layout = demand.facts.layout if demand.facts else None
     if wanted is None:
         for layers in range(len(layout.layer_bytes) if layout else 0, 0, -1):
             yield places[-1], layers
         yield (), 0
-
-
-def _in_container(demand: Demand) -> bool:
-    return isinstance(demand.run.engine, DockerEngineSection)
 
 
 def _trained_context(demand: Demand) -> int:
@@ -196,17 +202,21 @@ def _longer(demand: Demand, tokens: int) -> Iterator[int]:
         context //= 2
 
 
-def _no(demand: Demand, room: Room, tried: _Tried) -> str:
+def _no(demand: Demand, tried: _Tried, room: Room) -> str:
     device = tried.short_of or ""
+    free = tried.free.get(device, 0)
+    # What its container may have is said by the manifest, and not by the host.
+    is_walled_in = free < room.free.get(device, free + 1)
     ways = [
+        "more `memory` for its engine" if is_walled_in else "",
         "a shorter context_length" if demand.run.context_length is not None else "",
         "fewer parallel" if (demand.run.slots or 1) > 1 else "",
         "cache_type: q8_0" if demand.run.cache_type in {None, "f16", "bf16", "f32"} else "",
         "fewer n_gpu_layers" if device.startswith("GPU") else "",
         "a smaller quantisation",
     ]
-    free = format_bytes(room.free.get(device, 0))
+    there = f"{format_bytes(free)} is {'all that its container may take there' if is_walled_in else 'there for it'}"
     return (
-        f"{demand.key} does not fit: on {device} it needs {tried.estimate.words(device)}, and {free} "
-        f"is there for it; to fix: {', '.join(filter(None, ways))}"
+        f"{demand.key} does not fit: on {device} it needs {tried.estimate.words(device)}, and {there}; "
+        f"to fix: {', '.join(filter(None, ways))}"
     )

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from app.engines.base import Engine
-from app.errors import AirLabError, UnavailableError
+from app.errors import AirLabError, DoesNotFitError, UnavailableError
 from app.fleet.instance import Instance
 from app.fleet.lease import Lease, Note
 from app.fleet.logs import LogLines
-from app.fleet.memory import Budget
+from app.fleet.memory import Budget, Share
 from app.fleet.meter import Memory
 from app.fleet.paces import Paces
 from app.fleet.reconcile import Reconciler
@@ -144,9 +144,19 @@ class Fleet:
         measured_bytes = own.measured_bytes if own else None
         return await self._reconciler.ledger.judge(spec, instances, measured_bytes=measured_bytes)
 
+    async def refuse_hopeless(self, spec: ModelSpec) -> None:
+        """Raises DoesNotFitError where a model could never start here, by its header, whatever else is unloaded."""
+        instances = tuple(self._reconciler.instances.values())
+        if (short := await self._reconciler.ledger.never_fits(spec, instances)) is not None:
+            raise DoesNotFitError(short.message)
+
     def status(self) -> Mapping[str, ModelStatus]:
         """How every model is now."""
         return self._reconciler.status() | self._remotes.status()
+
+    def shares(self) -> list[Share]:
+        """How the models that run share the host's memory, by the last reading of it."""
+        return self._reconciler.ledger.shares(self._reconciler.instances.values())
 
     def log_of(self, key: str) -> LogLines:
         """What the model's engine wrote last, whether it still runs or not."""

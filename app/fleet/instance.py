@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.engines.base import Engine, Exit, Launch, Running
+from app.engines.command import as_written
 from app.errors import AirLabError, EngineAwayError, EngineError, UpstreamError, UpstreamStalledError
 from app.fleet.fit import Fitted
 from app.fleet.progress import Watch
@@ -129,8 +130,7 @@ class Instance:
             *(self.id, self.spec.key, self.wanted, self.state, self.leases, self.last_used_s, self.why),
             slots=self.slots,
             load_s=self.load_s,
-            # With all layers on a GPU the processor hardly works.
-            threads=1 if run.gpu_layers is not None and run.gpu_layers < 0 else run.threads,
+            threads=as_written(run).busy_threads,
             since_s=self.since_s,
             keep_alive_s=self.keep_alive_s,
         )

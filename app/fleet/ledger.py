@@ -16,10 +16,12 @@ from typing import Any
 from app.engines.base import WeightsId
 from app.errors import UnavailableError
 from app.fleet.admit import demand_of
+from app.fleet.bounds import by_node
 from app.fleet.corrections import Measured, keep_corrections, ratios_of, read_corrections
-from app.fleet.fit import Fitted
+from app.fleet.estimate import Demand
+from app.fleet.fit import Fitted, Shortfall, find_fit
 from app.fleet.instance import Instance
-from app.fleet.memory import Booking, Budget, Reading, room_for
+from app.fleet.memory import Booking, Budget, Reading, Room, Share, hosts_in, room_for, shares_of
 from app.fleet.meter import Memory, Meter
 from app.fleet.report import fit_report
 from app.fleet.spec import ModelSpec
@@ -60,9 +62,9 @@ class MemoryLedger:
     def want(self, models: Mapping[str, ModelSpec], budget: Budget) -> None:
         """Take over what an edit may have changed."""
         ratios = ratios_of(self._known, models)
-        by_node = any(spec.run.numa == "per-node" for spec in models.values())
-        self._stale = self._stale or by_node != self._by_node
-        self._by_node = by_node
+        is_by_node = by_node(models.values())
+        self._stale = self._stale or is_by_node != self._by_node
+        self._by_node = is_by_node
         self._state = replace(self._state, budget=budget, ratios=ratios)
 
     def state(self, *, now_s: float) -> MemoryState | None:
@@ -88,6 +90,16 @@ class MemoryLedger:
         """What an instance was promised, and what of that it holds."""
         return self._booking(instance, self._reading)
 
+    def shares(self, instances: Iterable[Instance]) -> list[Share]:
+        """How memory is shared by the last reading; nothing before the first."""
+        reading = self._reading
+        if reading is None:
+            return []
+        booked = [(each, booking) for each in instances if (booking := self._booking(each, reading)) is not None]
+        # What came up after the reading was taken held nothing then, so what was free then is not less by it.
+        bookings = [replace(booking, held={}) if each.since_s >= reading.at_s else booking for each, booking in booked]
+        return shares_of(reading, self._state.budget, bookings)
+
     @staticmethod
     def _booking(instance: Instance, reading: Reading | None) -> Booking | None:
         if instance.fitted is None:
@@ -96,7 +108,7 @@ class MemoryLedger:
         # Before it is ready nobody knows what of a GPU it has: nothing is the safe answer.
         held = {device: size for device, size in instance.fitted.estimate.not_mapped.items() if loaded}
         found = reading.residents.get(instance.id) if reading else None
-        hosts = [device for device in takes if not device.startswith("GPU")]
+        hosts = hosts_in(takes)
         if found is not None and hosts:
             held |= dict.fromkeys(hosts, found.own_bytes // len(hosts))
         return Booking(takes, held)
@@ -134,17 +146,46 @@ class MemoryLedger:
             raise UnavailableError(
                 "memory is not looked at here, so whether a model fits is not known", retry_after_s=60
             )
+        demand, beside, alone = await self._weigh(self._meter, spec, instances)
+        return fit_report(demand, beside, alone, measured_bytes=measured_bytes)
+
+    async def never_fits(self, spec: ModelSpec, instances: Collection[Instance]) -> Shortfall | None:
+        """Why a model cannot start even if all of these go; None where it can, or where that is not sure.
+
+        Sure is what follows from its header; and while memory may still come back, there may soon be more.
+        """
+        if self._meter is None:
+            return None
+        while True:
+            try:
+                demand, _, alone = await self._weigh(self._meter, spec, instances)
+            except Exception:
+                # As where it is read for a start: whatever it is, nobody is kept from a model by it.
+                log.exception("memory could not be read")
+                return None
+            found = find_fit(demand, alone)
+            if not isinstance(found, Shortfall) or not found.estimate.knows_shape:
+                return None
+            if time.monotonic() >= self._gone_s + _DUE_S:
+                return found
+            await asyncio.sleep(_SOON_FRESH_S)
+
+    async def _weigh(self, meter: Meter, spec: ModelSpec, instances: Collection[Instance]) -> tuple[Demand, Room, Room]:
+        """What a model asks for, the room beside these instances, and that if all of them were gone."""
         weights = spec.run.weights
         needs_header = weights is not None and spec.facts is None and spec.problem is None
-        facts = await self._meter.headers([weights]) if needs_header and weights else {}
-        reading = await self._meter.read(_pids(instances), by_node=self._by_node)
+        facts = await meter.headers([weights]) if needs_header and weights else {}
+        reading = await meter.read(_pids(instances), by_node=self._by_node)
         state = replace(self._state, facts={**self._state.facts, **facts})
-        booked = [(each, self._booking(each, reading) or Booking({}, {})) for each in instances]
+        booked = [
+            (each, replace(self._booking(each, reading) or Booking({}, {}), threads=each.facts.threads))
+            for each in instances
+        ]
         own = [booking for each, booking in booked if each.spec.key == spec.key]
         others = [booking for each, booking in booked if each.spec.key != spec.key]
-        beside = room_for(reading, state.budget, others, own)
-        alone = room_for(reading, state.budget, (), [*others, *own])
-        return fit_report(demand_of(spec, state), beside, alone, measured_bytes=measured_bytes)
+        beside = room_for(reading, state.budget, others, own, all_threads=state.threads)
+        alone = room_for(reading, state.budget, (), [*others, *own], all_threads=state.threads)
+        return demand_of(spec, state), beside, alone
 
     def measure(self, instance: Instance) -> None:
         """See, in a task, what an instance took that has served its first request."""

@@ -5,16 +5,32 @@ Pure; who reads the memory is ``meter.py``. Devices go by name: ``RAM``, or ``no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from app.devices.resident import Resident
-from app.fleet.estimate import RAM
+from app.fleet.estimate import RAM, SOME_GPU
 
-_GPU = "GPU "
+_GPU, _NODE = "GPU ", "node "
 _CLEARLY_MORE = 0.25
 """Of what a start had been predicted to take: with so much more room, a prediction that was a little off holds."""
+
+
+def gpu_name(number: int) -> str:
+    """How a GPU is called here, by nvidia-smi's number."""
+    return f"{_GPU}{number}"
+
+
+def node_number(host: str) -> int:
+    """The kernel's number of a NUMA node that is called so."""
+    return int(host.removeprefix(_NODE))
+
+
+def hosts_in(takes: Iterable[str]) -> tuple[str, ...]:
+    """Of these devices, those that are the host's memory."""
+    return tuple(device for device in takes if not device.startswith(SOME_GPU))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +45,10 @@ class Reading:
     """What engines had in memory then, by the numbers of their instances."""
     node_cpus: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Logical processors of each NUMA node in ``free``; empty where RAM is one."""
+    gpu_uuids: Mapping[int, str] = field(default_factory=dict)
+    """NVIDIA's name for each GPU in ``free``, by its number."""
+    sizes: frozenset[str] = frozenset()
+    """Devices in ``free`` of which only the size is known: nothing is off it that engines have there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +62,7 @@ class Budget:
         """The part of it on one device: each GPU has its own, nodes share alike."""
         if device.startswith(_GPU):
             return self.vram
-        hosts = sum(not name.startswith(_GPU) for name in free)
-        return None if self.ram is None else self.ram // max(1, hosts)
+        return None if self.ram is None else self.ram // max(1, len(hosts_in(free)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +73,8 @@ class Booking:
     """Bytes on each device; booked when it was started, returned when it is verified gone."""
     held: Mapping[str, int]
     """What of that the free memory is less by already."""
+    threads: int = 0
+    """Processor threads that it keeps busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +113,14 @@ class Room:
     node_cpus: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     threads: int | None = None
     """Processor threads that no other engine has; None for as many as it likes."""
-    node_threads: int | None = None
-    """Processor threads that one node can work with."""
+    working: int = 0
+    """Processor threads that other engines have."""
+    node_threads: Mapping[str, int] = field(default_factory=dict)
+    """Processor threads that are left on each node; of one that is not in it, nobody counts them."""
+    gpu_ids: Mapping[int, str] = field(default_factory=dict)
+    """What a GPU is called elsewhere: its UUID, or what the section of a container's engine calls it."""
+    limit: int | None = None
+    """Most of the host's memory that one container may take, in bytes; None for no bound of its own."""
 
     @property
     def gpus(self) -> tuple[int, ...]:
@@ -105,6 +132,34 @@ class Room:
         """The host's memory: RAM, or its nodes."""
         return tuple(sorted(self.node_cpus)) or (RAM,)
 
+    def free_for(self, hosts: tuple[str, ...]) -> Mapping[str, int]:
+        """What is free for one that shares its memory alike among these parts of the host's."""
+        if self.limit is None:
+            return self.free
+        share = self.limit // max(1, len(hosts))
+        return {**self.free, **{host: min(share, self.free.get(host, share)) for host in hosts}}
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One device's memory as models have it, for pages."""
+
+    device: str
+    limit_bytes: int
+    """What all models could have of it together: its free memory, and theirs, within the budget."""
+    promised_bytes: int
+    """What those that run were promised, whether they hold it by now or not."""
+
+
+def shares_of(reading: Reading, budget: Budget, bookings: Iterable[Booking]) -> list[Share]:
+    """How every device is shared, by the last reading."""
+    booked = tuple(bookings)
+    together = room_for(reading, budget, (), booked).free
+    return [
+        Share(device, together[device], sum(booking.takes.get(device, 0) for booking in booked))
+        for device in sorted(together)
+    ]
+
 
 def room_for(
     reading: Reading,
@@ -112,12 +167,18 @@ def room_for(
     staying: Iterable[Booking],
     leaving: Iterable[Booking] = (),
     *,
-    threads: int | None = None,
     all_threads: int | None = None,
 ) -> Room:
     """The room beside those that stay, once those that leave are gone. Never less than nothing.
 
     A mapped file counts as free for the kernel, although its engine reads it all the time: so it is taken off here.
+
+    Args:
+        reading: The host's memory.
+        budget: What of it models may take together.
+        staying: What those were promised that stay.
+        leaving: What those have that leave.
+        all_threads: Processor threads for all engines together; None for no bound.
     """
     stays, leaves = tuple(staying), tuple(leaving)
 
@@ -126,10 +187,31 @@ def room_for(
         due = sum(max(0, booking.takes.get(device, 0) - booking.held.get(device, 0)) for booking in stays)
         limit = budget.of(device, reading.free)
         booked = sum(booking.takes.get(device, 0) for booking in stays)
-        room_bytes = free_bytes + back - due
+        room_bytes = free_bytes - booked if device in reading.sizes else free_bytes + back - due
         return max(0, room_bytes if limit is None else min(room_bytes, limit - booked))
 
     free = {device: free_on(device, size) for device, size in reading.free.items()}
-    # A node's logical processors are more than its cores, and threads beyond those only wait for each other.
-    node_threads = None if all_threads is None else max(1, all_threads // max(1, len(reading.node_cpus)))
-    return Room(free, reading.node_cpus, threads, node_threads)
+    working = sum(booking.threads for booking in stays)
+    return Room(
+        free,
+        reading.node_cpus,
+        # One that is alone has what the manifest writes for it.
+        threads=None if all_threads is None or not working else all_threads - working,
+        working=working,
+        node_threads={} if all_threads is None else _left_on_nodes(reading.node_cpus, stays, all_threads),
+        gpu_ids=reading.gpu_uuids,
+    )
+
+
+def _left_on_nodes(nodes: Iterable[str], stays: Iterable[Booking], all_threads: int) -> Mapping[str, int]:
+    """Threads that each node can still work with; one that lies on several nodes works on each of them.
+
+    A node's logical processors are more than its cores, and threads beyond those only wait for each other.
+    """
+    names = tuple(nodes)
+    left = dict.fromkeys(names, max(1, all_threads // max(1, len(names))))
+    for booking in stays:
+        on = [host for host in hosts_in(booking.takes) if host in left]
+        for host in on:
+            left[host] -= math.ceil(booking.threads / len(on))
+    return left

@@ -14,8 +14,11 @@ from app.devices.resident import Resident, resident
 from app.engines.base import WeightsId
 from app.errors import WeightsBrokenError
 from app.fleet.estimate import RAM
-from app.fleet.memory import Reading
+from app.fleet.memory import Reading, gpu_name
 from app.weights.gguf import GgufFacts, read_header
+
+_OF_A_CARD = 15 / 16
+"""What of a GPU whose free memory nobody can say counts as free: its driver keeps some, and so does a desktop."""
 
 
 class Meter(Protocol):
@@ -44,9 +47,16 @@ class Memory:
 class HostMeter:
     """This host; fulfils ``Meter``."""
 
-    def __init__(self, *, has_gpus: bool, root: Path = Path("/")) -> None:
-        """``has_gpus`` says whether the engine could use a GPU: else none is asked for."""
-        self._has_gpus, self._root = has_gpus, root
+    def __init__(self, *, has_gpus: bool, cards: Mapping[int, int] | None = None, root: Path = Path("/")) -> None:
+        """Nothing is read yet.
+
+        Args:
+            has_gpus: Whether the engine could use a GPU: else none is asked for.
+            cards: The size of each of NVIDIA's GPUs, in bytes by its number, for where nobody can say what is free
+                there: a service in a container of its own sees none.
+            root: Where /proc and /sys lie.
+        """
+        self._has_gpus, self._cards, self._root = has_gpus, cards or {}, root
 
     async def read(self, pids: Mapping[int, int], *, by_node: bool) -> Reading:
         """Everything at one moment, in a thread: milliseconds, or up to 6 s where a GPU's driver sleeps."""
@@ -62,11 +72,14 @@ class HostMeter:
         free = {name: size for name, (size, _) in nodes.items()}
         if not nodes and (ram := free_ram(self._root)) is not None:
             free[RAM] = ram
-        if self._has_gpus:
-            free |= free_vram()
+        gpus = free_vram() if self._has_gpus else ()
+        free |= {gpu_name(gpu.number): gpu.free_bytes for gpu in gpus}
+        sizes = {} if gpus else {gpu_name(n): int(size * _OF_A_CARD) for n, size in self._cards.items()}
         found = {number: resident(pid, self._root) for number, pid in pids.items()}
         residents: dict[int, Resident] = {number: each for number, each in found.items() if each}
-        return Reading(at_s, free, residents, {name: cpus for name, (_, cpus) in nodes.items()})
+        cpus = {name: cpus for name, (_, cpus) in nodes.items()}
+        uuids = {gpu.number: gpu.uuid for gpu in gpus}
+        return Reading(at_s, free | sizes, residents, cpus, uuids, frozenset(sizes))
 
 
 def _headers(files: tuple[WeightsId, ...]) -> Mapping[WeightsId, GgufFacts]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.fleet.bounds import room_within
 from app.fleet.estimate import Demand, Estimate
 from app.fleet.fit import Fitted, Shortfall, find_fit
-from app.fleet.memory import Room
+from app.fleet.memory import Room, hosts_in
 from app.units import format_bytes
 
 
@@ -30,16 +31,18 @@ def fit_report(demand: Demand, beside: Room, alone: Room, *, measured_bytes: int
     fits_beside = isinstance(found, Fitted)
     if not fits_beside:
         found, room = find_fit(demand, alone), alone
+    # A container's own bound may be less than what the host has.
+    free = room_within(demand.run.engine, room).free_for(hosts_in(found.estimate.takes))
     later = "" if fits_beside or isinstance(found, Shortfall) else ", once other models have made room"
     report: dict[str, Any] = {
         "model_key": demand.key,
         "fits": isinstance(found, Fitted),
         "fits_beside_others": fits_beside,
-        "message": _message(demand, found, room) + later,
+        "message": _message(demand, found, free) + later,
         "estimate": "from the header" if found.estimate.knows_shape else "file size only",
         "correction": round(demand.ratio, 3),
         "measured_bytes": measured_bytes,
-        "devices": list(_devices(found.estimate, room)),
+        "devices": list(_devices(found.estimate, free)),
         "items": [
             {"what": item.what, "device": item.device, "bytes": item.size_bytes, "grows": item.grows}
             for item in found.estimate.items
@@ -60,19 +63,19 @@ def _numbers(found: Fitted) -> Mapping[str, Any]:
     }
 
 
-def _devices(estimate: Estimate, room: Room) -> Iterator[Mapping[str, Any]]:
+def _devices(estimate: Estimate, free: Mapping[str, int]) -> Iterator[Mapping[str, Any]]:
     for device, size_bytes in estimate.takes.items():
-        yield {"device": device, "needed_bytes": size_bytes, "free_bytes": room.free.get(device)}
+        yield {"device": device, "needed_bytes": size_bytes, "free_bytes": free.get(device)}
 
 
-def _message(demand: Demand, found: Fitted | Shortfall, room: Room) -> str:
+def _message(demand: Demand, found: Fitted | Shortfall, free: Mapping[str, int]) -> str:
     if isinstance(found, Shortfall):
         return found.message
     if found.warning is not None:
         return found.warning
     parts = [
-        f"{format_bytes(size)} of {format_bytes(room.free[device])} on {device}"
-        if device in room.free
+        f"{format_bytes(size)} of {format_bytes(free[device])} on {device}"
+        if device in free
         else f"{format_bytes(size)} on {device}, of which nobody knows what is free"
         for device, size in found.estimate.takes.items()
     ]

@@ -23,6 +23,7 @@ from app.manifest.schema import (
 )
 from app.weights.gguf import GgufFacts
 from app.weights.inventory import Inventory
+from app.weights.preview import Preview
 
 _T = TypeVar("_T")
 _DEFAULT_SLOTS, _REMOTE_SLOTS = 1, 16
@@ -60,6 +61,11 @@ class ModelSpec:
         return self.section.remote is not None
 
     @property
+    def can_be_downloaded(self) -> bool:
+        """Whether it is not on disk, and could be."""
+        return self.run.weights is None and bool(self.section.hf_repo or self.section.download_url)
+
+    @property
     def upstream_name(self) -> str:
         """What its server calls it."""
         return (self.section.remote.model if self.section.remote else None) or self.key
@@ -89,6 +95,11 @@ def with_fit(spec: ModelSpec, fit: Fit) -> ModelSpec:
     """The model as it is started, with numbers for all that was left open."""
     run = replace(spec.run, context_length=fit.context_length, slots=fit.slots)
     return replace(spec, run=replace(run, gpu_layers=fit.gpu_layers, threads=fit.threads))
+
+
+def with_preview(spec: ModelSpec, preview: Preview) -> ModelSpec:
+    """The model as it would be once it is downloaded, for whoever asks whether it would fit."""
+    return replace(spec, facts=preview.facts, weights_bytes=preview.size_bytes)
 
 
 def model_specs(

@@ -32,7 +32,11 @@ def probe(engine: NativeEngine, launcher: Path | None = None) -> Host:
 
 def host_memory(host: Host, settings: Settings, *, base_bytes: int) -> Memory:
     """How the fleet looks at this machine's memory; one core is left to everything else."""
-    meter = HostMeter(has_gpus=host.gpus != ())
+    # Those of which the driver's own program told, here or through the launcher, in the order of its numbers. One that
+    # shares the host's memory has no size.
+    told = [gpu for gpu in host.gpus or () if gpu.driver is not None]
+    cards = {number: gpu.memory_bytes for number, gpu in enumerate(told) if gpu.memory_bytes}
+    meter = HostMeter(has_gpus=host.gpus != (), cards=cards)
     return Memory(meter, max(1, host.cores - 1), base_bytes, settings.state / "memory.json")
 
 

@@ -177,13 +177,16 @@ class DockerEngineSection(Section):
         | Annotated[list[GpuId], Field(min_length=1, max_length=16), Tag("list")],
         Discriminator(_gpus_kind),
     ] = "none"
-    """NVIDIA GPUs that it may use: all, none, or a list of their numbers or UUIDs, such as ["0"]."""
+    """NVIDIA GPUs that its models may use: all, none, or a list of their numbers or UUIDs, such as ["0"]. A model that
+    fits on one gets that one alone."""
     cpuset: CpuList | None = None
-    """Processors that it may run on, such as 0-7; all where absent."""
+    """Processors that it may run on, such as 0-7; all where absent. Where this or mems is written, no node is chosen by
+    numa: per-node."""
     mems: CpuList | None = None
     """NUMA nodes whose memory it may use, such as 0; all where absent."""
     memory: Annotated[SizeBytes, Field(ge=64 * units.MIB, le=2**50)] | None = None
-    """Most memory that it may take, its weights included; without it, whatever the host has."""
+    """Most memory that it may take, its weights included; without it, whatever the host has. A model that needs more is
+    not started."""
     pids: Annotated[int, Field(ge=16, le=32_768)] = 512
     """Most threads and processes in it."""
     fallback: Literal["native"] | None = None

@@ -118,15 +118,41 @@ class TurnInfo:
     """What the request itself set."""
 
 
+class Earlier(NamedTuple):
+    """The older part of a conversation, which nobody needs to read."""
+
+    messages: int
+    tokens: int
+    """About: some were counted by another model, or never."""
+
+
+NOTHING_EARLIER = Earlier(0, 0)
+
+
+class LastCut(NamedTuple):
+    """What the last answer's model was not shown: where the next cut goes on from."""
+
+    messages: int
+    tokens: int
+    budget_tokens: int
+    first_kept: int
+    """Id of the oldest message that was shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenTurn:
     """A turn that has begun: it is to be closed or ended."""
 
     id: int
     path: tuple[StoredMessage, ...]
-    """The conversation from its root to the newest message, tool rounds included."""
+    """The conversation up to its newest message, tool rounds included: from its root, or from a user message before
+    which nothing can have room."""
     previous_unfinished: TurnInfo | None
     """The session's last turn, if it brought no answer: the next answer can say so."""
+    earlier: Earlier = NOTHING_EARLIER
+    """What stands before ``path``."""
+    last_cut: LastCut | None = None
+    """Where something does, and the last answer on ``path`` was given without a part of it."""
 
     @property
     def user_message_id(self) -> int | None:

@@ -30,6 +30,7 @@ from app.store.records import (
     TokenCount,
     TurnInfo,
 )
+from app.store.tail import read_tail
 
 Unfinished = Literal["cancelled", "failed"]
 
@@ -57,6 +58,7 @@ class Sessions:
         model: str,
         again: Again | None = None,
         asked: SessionSettings | None = None,
+        most_tokens: int | None = None,
     ) -> OpenTurn:
         """Begin a turn with what the client said, in one transaction; an unknown session is created.
 
@@ -71,6 +73,7 @@ class Sessions:
             model: Key of the model that will answer.
             again: The place in the stored tree below which ``said`` goes, in place of the active branch's end.
             asked: What the request itself set.
+            most_tokens: What of the conversation a model can be shown at most; None reads all of it.
 
         Raises:
             SessionNotFoundError: ``again`` names a place in a session that is not there.
@@ -80,7 +83,8 @@ class Sessions:
         """
         visible = [message for message in said if message.visible]
         begin: Again | Literal["root", "head"] = again or ("root" if from_root else "head")
-        work = partial(_open_turn, key=key, said=visible, begin=begin, model=model, asked=asked or SessionSettings())
+        settings = asked or SessionSettings()
+        work = partial(_open_turn, key=key, said=visible, begin=begin, model=model, asked=settings, most=most_tokens)
         return await self._database.write(work)
 
     async def last_turn(self, key: SessionKey) -> TurnInfo | None:
@@ -184,6 +188,7 @@ def _open_turn(
     begin: Again | Literal["root", "head"],
     model: str,
     asked: SessionSettings,
+    most: int | None,
 ) -> OpenTurn:
     if isinstance(begin, Again):
         catalog.require(connection, key)
@@ -214,7 +219,8 @@ def _open_turn(
     )
 
     unfinished = previous if previous is not None and previous.status != "done" else None
-    return OpenTurn(turn_id, tree.path_to(connection, leaf), unfinished)
+    path, earlier, last_cut = read_tail(connection, leaf, most_tokens=most)
+    return OpenTurn(turn_id, path, unfinished, earlier, last_cut)
 
 
 def _append(connection: sqlite3.Connection, *, turn_id: int, messages: Sequence[Message]) -> tuple[int, ...]:

@@ -35,6 +35,21 @@ WITH RECURSIVE path (id, parent, depth) AS (
     SELECT m.id, m.parent, path.depth + 1 FROM path JOIN messages AS m ON m.id = path.parent
 )
 """
+_WEIGHT = "1 + CASE WHEN m.role = 'tool' THEN 0 ELSE coalesce(m.tokens, length(m.content) / 8) / 4 END"
+"""Tokens that a message takes at least, whoever counts; results of tools are cut to what there is room for."""
+_TAIL = """
+WITH RECURSIVE path (id, parent, depth, role, weight) AS (
+    SELECT m.id, m.parent, 0, m.role, <weight> FROM messages AS m WHERE m.id = :leaf
+    UNION ALL
+    SELECT m.id, m.parent, path.depth + 1, m.role, path.weight + <weight>
+    FROM path JOIN messages AS m ON m.id = path.parent WHERE path.role <> 'user' OR path.weight < :most
+)
+""".replace("<weight>", _WEIGHT)
+_OF_TAIL = f"{_TAIL} {_STORED} JOIN path ON path.id = m.id ORDER BY path.depth DESC"
+_SUM = """
+SELECT count(*), coalesce(sum(coalesce(m.tokens, length(m.content) / 4)), 0)
+FROM path JOIN messages AS m ON m.id = path.id
+"""
 _OF_PATH = f"{_PATH} {_STORED} JOIN path ON path.id = m.id ORDER BY path.depth DESC"
 _OF_SESSION = f"{_STORED} WHERE m.session = ? ORDER BY m.id"
 _VISIBLE = "SELECT id, anchor, role FROM messages WHERE session = ? AND digest IS NOT NULL ORDER BY id DESC"
@@ -108,6 +123,17 @@ def add(
 def path_to(connection: sqlite3.Connection, leaf: int | None) -> tuple[StoredMessage, ...]:
     """The messages from the root down to this one, tool rounds included; none for None."""
     return tuple(map(_stored, connection.execute(_OF_PATH, (leaf,))))
+
+
+def tail_to(connection: sqlite3.Connection, leaf: int | None, *, most_tokens: int) -> tuple[StoredMessage, ...]:
+    """The end of that path: from its root, or from a user message with which it surely takes so many tokens."""
+    return tuple(map(_stored, connection.execute(_OF_TAIL, {"leaf": leaf, "most": most_tokens})))
+
+
+def length_to(connection: sqlite3.Connection, leaf: int) -> tuple[int, int]:
+    """How many messages that path has, and about how many tokens."""
+    messages, tokens = connection.execute(f"{_PATH} {_SUM}", (leaf,)).fetchone()
+    return messages, tokens
 
 
 def all_of(connection: sqlite3.Connection, session: int) -> tuple[StoredMessage, ...]:

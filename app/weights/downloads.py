@@ -300,6 +300,7 @@ class Downloads:
             if after is not None:  # a cancelled one lets go of its file in a moment
                 await asyncio.wait({after})
             if first is not None:
+                job.phase = "resolving"
                 await first()
             await self._in_thread(partial(self._bring, job, section))
             await self._arrived()

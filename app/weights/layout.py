@@ -13,7 +13,8 @@ _BLOCK = re.compile(r"blk\.(\d{1,4})\.")
 _INPUT = "token_embd.weight"
 _REPACKED_TYPES = frozenset({2, 12, 20})
 """Q4_0, Q4_K, IQ4_NL: llama.cpp lays these out anew for the processor, as a copy beside the mapped file."""
-_MOST_LAYERS = 1024
+_MOST_LAYERS = 512
+"""llama.cpp loads no model with more (LLAMA_MAX_LAYERS), and a place is sought for each of them."""
 
 _WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
 """Of so many layers in a row all but the last have a sliding window. Source: llama.cpp, set_swa_pattern in load_hparams

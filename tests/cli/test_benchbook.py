@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from app.cli.benchbook import Benchbook
 from app.cli.measuring import Measured
 from app.errors import StorageError
 
-FIGURE = Measured("a", "Q4_K_M", 128, 1, 3, 0.1, 1280.0, 40.0, 39.5, 2.5, 500_000_000)
+FIGURE = Measured("a", "Q4_K_M", 128, 1, 3, 0.1, 1280.0, 40.0, 39.5, 2.5, 500_000_000, 8192, 2)
 
 
 def test_figures_come_back_as_they_were_kept(tmp_path: Path) -> None:
@@ -25,6 +27,26 @@ def test_figures_come_back_as_they_were_kept(tmp_path: Path) -> None:
     assert (kept[0].at_s, kept[0].host, kept[0].note) == (1.0, "h", "before")
     assert [one.run for one in book.last(runs=1)] == [second]
     assert [one.measured for one in book.last(runs=5, models=["b"])] == [elsewhere]
+
+
+def test_file_of_an_earlier_version_keeps_its_rows_and_takes_new_ones(tmp_path: Path) -> None:
+    """The runs before an update are what one compares with."""
+    file = tmp_path / "bench.db"
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY, at_s REAL, host TEXT, note TEXT)")
+        db.execute(
+            "CREATE TABLE figures (run INTEGER, model TEXT, quantisation TEXT, prompt_tokens INTEGER, at_once INTEGER, "
+            "requests INTEGER, ttft_s REAL, prompt_per_s REAL, generate_per_s REAL, total_per_s REAL, load_s REAL, "
+            "memory_bytes INTEGER)"
+        )
+        db.execute("INSERT INTO runs VALUES (1, 1.0, 'h', '')")
+        db.execute("INSERT INTO figures VALUES (1, 'a', 'Q4_K_M', 128, 1, 3, 0.1, 1280.0, 40.0, 39.5, 2.5, 500000000)")
+    book = Benchbook(file)
+    before = replace(FIGURE, context_length=None, slots=None)
+
+    assert [one.measured for one in book.last(runs=5)] == [before]
+    book.keep([FIGURE], at_s=2.0, host="h")
+    assert [one.measured for one in book.last(runs=5)] == [before, FIGURE]
 
 
 def test_file_that_is_no_database_is_named(tmp_path: Path) -> None:

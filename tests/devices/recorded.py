@@ -2,8 +2,9 @@
 
 Each folder of ``hosts/`` is one: ``cpuinfo.txt`` is the first processor's part of /proc/cpuinfo, ``topology.txt`` what
 tells the others apart (``grep -E '^(processor|physical id|core id)' /proc/cpuinfo | paste - - -``), ``system.txt`` the
-other files (``grep -H ''``), ``nvidia-smi.txt`` and ``list-devices.txt`` what the programs answer, where there are any,
-and ``arguments.txt`` what llama-server gets there for the shipped models.
+other files (``grep -H ''``), ``nvidia-smi.txt``, ``nvidia-smi-free.txt`` (asked for free memory) and
+``list-devices.txt`` what the programs answer, where there are any, ``arguments.txt`` what llama-server gets there for
+the shipped models, and ``containers.txt`` where it runs in containers, and with what.
 """
 
 from __future__ import annotations
@@ -49,9 +50,12 @@ def lay_out(name: str, folder: Path) -> Recorded:
             opened.write(f"{said}\n")
     (machine.root / "proc/cpuinfo").write_text(_cpuinfo(board))
     machine.programs.mkdir()
-    for program, answer in (("nvidia-smi", "nvidia-smi.txt"), ("llama-server", "list-devices.txt")):
-        if (HOSTS / name / answer).exists():
-            write_program(machine.programs / program, f"exec /bin/cat {HOSTS / name / answer}")
+    answers = HOSTS / name
+    if (answers / "nvidia-smi.txt").exists():
+        free = f'case "$1" in *memory.free*) exec /bin/cat {answers}/nvidia-smi-free.txt; esac'
+        write_program(machine.programs / "nvidia-smi", f"{free}\nexec /bin/cat {answers}/nvidia-smi.txt")
+    if (answers / "list-devices.txt").exists():
+        write_program(machine.programs / "llama-server", f"exec /bin/cat {answers}/list-devices.txt")
     return machine
 
 

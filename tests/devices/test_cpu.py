@@ -68,7 +68,7 @@ def test_node_with_memory_and_no_processor_is_a_node(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "cpulist").write_text("\n" if number == 10 else f"{number}\n")
         (folder / "meminfo").write_text(f"Node {number} MemTotal:  {number + 1} kB\n")
-    assert numa_nodes(tmp_path) == (Node((0,), 1024), Node((2,), 3 * 1024), Node((), 11 * 1024))
+    assert numa_nodes(tmp_path) == (Node((0,), 1024, 0), Node((2,), 3 * 1024, 2), Node((), 11 * 1024, 10))
 
 
 def test_node_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:

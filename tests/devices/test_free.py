@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.devices.free import free_nodes, free_ram, free_vram, parse_free_vram
+from app.devices.free import FreeGpu, free_nodes, free_ram, free_vram, parse_free_vram
 from app.units import KIB, MIB
 from tests.devices.recorded import write_program
 
@@ -59,22 +59,31 @@ def test_each_node_has_its_memory_and_its_processors(tmp_path: Path) -> None:
     assert free_nodes(tmp_path) == {"node 0": (170 * KIB, (0, 1, 4, 5)), "node 1": (270 * KIB, (2, 3, 6, 7))}
 
 
+def test_nodes_go_by_the_kernels_numbers_and_those_without_processors_are_left_out(tmp_path: Path) -> None:
+    """Numbers have holes on some hosts, and memory on an expander card is a node, too."""
+    node(tmp_path, 0, "0-1", 100)
+    node(tmp_path, 2, "2-3", 200)
+    node(tmp_path, 3, "", 900)
+    assert free_nodes(tmp_path) == {"node 0": (170 * KIB, (0, 1)), "node 2": (270 * KIB, (2, 3))}
+
+
 def test_host_of_one_node_has_its_memory_in_one(tmp_path: Path) -> None:
     node(tmp_path, 0, "0-7", 100)
     assert free_nodes(tmp_path) == {}
 
 
 def test_free_memory_of_gpus_goes_by_their_numbers() -> None:
-    assert parse_free_vram("0, 15500\n1, [N/A]\n2, 7\n") == {"GPU 0": 15_500 * MIB, "GPU 2": 7 * MIB}
-    assert parse_free_vram("No devices were found\n") == {}
+    told = "0, 15500, GPU-a\n1, [N/A], GPU-b\n2, 7, GPU-c\n"
+    assert parse_free_vram(told) == (FreeGpu(0, 15_500 * MIB, "GPU-a"), FreeGpu(2, 7 * MIB, "GPU-c"))
+    assert parse_free_vram("No devices were found\n") == ()
 
 
 def test_gpus_are_asked_through_nvidias_own_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_program(tmp_path / "nvidia-smi", "echo '0, 4000'")
+    write_program(tmp_path / "nvidia-smi", "echo '0, 4000, GPU-a'")
     monkeypatch.setenv("PATH", f"{tmp_path}")
-    assert free_vram() == {"GPU 0": 4000 * MIB}
+    assert free_vram() == (FreeGpu(0, 4000 * MIB, "GPU-a"),)
 
 
 def test_host_without_that_program_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert free_vram() == {}
+    assert free_vram() == ()

@@ -50,7 +50,7 @@ def test_gaming_pc_is_seen_as_it_is(host: Host) -> None:
         logical_cores=16,
         cpu_model="AMD Ryzen 7 5800XT 8-Core Processor",
         sockets=1,
-        numa_nodes=(Node(tuple(range(16)), 32_780_016 * KIB),),
+        numa_nodes=(Node(tuple(range(16)), 32_780_016 * KIB, 0),),
         isa=AVX2,
         memory_bytes=32_780_016 * KIB,
         gpus=(Gpu("NVIDIA GeForce RTX 5070 Ti", 16_303 * MIB, 12.0, "576.88"),),
@@ -62,8 +62,8 @@ def test_dl380_is_seen_with_both_processors_and_both_nodes(host: Host) -> None:
     assert (host.cpu_model, host.sockets) == ("Intel(R) Xeon(R) CPU E5-2680 v4 @ 2.40GHz", 2)
     assert (host.cores, host.logical_cores) == (28, 56)
     near, far = host.numa_nodes
-    assert near == Node((*range(14), *range(28, 42)), 131_905_084 * KIB)
-    assert far == Node((*range(14, 28), *range(42, 56)), 131_933_012 * KIB)
+    assert near == Node((*range(14), *range(28, 42)), 131_905_084 * KIB, 0)
+    assert far == Node((*range(14, 28), *range(42, 56)), 131_933_012 * KIB, 1)
     assert host.memory_bytes == 263_838_096 * KIB
     assert host.isa == AVX2, "AVX2 and no AVX-512"
     assert (host.gpus, host.can_offload) == ((), False), "its llama-server answered that there is none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from app.engines.base import Launch, RunSpec, WeightsId
+from app.engines.base import Fit, Launch, RunSpec, WeightsId
 from app.engines.container import Image, Order, Where, order_of
 from app.engines.placement import Placement
 from app.manifest.schema import DockerEngineSection
@@ -27,12 +27,12 @@ def container_run(file: Path = Path("/models/m.gguf"), **more: Any) -> RunSpec:
     return run_spec(engine=engine, weights=weights, gpu_layers=0, **{"context_length": 512, **more})
 
 
-def launch(run: RunSpec, key: str = "small", *, number: int = 1) -> Launch:
+def launch(run: RunSpec, key: str = "small", *, number: int = 1, fit: Fit | None = None) -> Launch:
     """A start of it."""
-    return Launch(key, (), Path(f"{number}-{key}.sock"), {}, run)
+    return Launch(key, (), Path(f"{number}-{key}.sock"), {}, run, fit)
 
 
-def order(run: RunSpec, placement: Placement | None = None, image: Image = PLAIN) -> Order:
+def order(run: RunSpec, placement: Placement | None = None, image: Image = PLAIN, *, fit: Fit | None = None) -> Order:
     """The container for it, on this host and with a made-up image."""
-    where = Where(Path("/run/c"), None, "10001:10001")
-    return order_of("small", run, "1-small", where=where, image=image, placement=placement or Placement())
+    where, placement = Where(Path("/run/c"), None, "10001:10001"), placement or Placement()
+    return order_of("small", run, "1-small", where=where, image=image, placement=placement, fit=fit)

@@ -43,7 +43,7 @@ def test_container_is_walled_in_whatever_the_manifest_says() -> None:
     rich = body_of(
         order(
             container_run(engine={"gpus": "all", "memory": 2**30, "pids": 64, "cpuset": "0", "mems": "0"}),
-            Placement("0", "0"),
+            Placement("0", "0", ("0",)),
         )
     )["HostConfig"]
     free = {"Memory", "MemorySwap", "PidsLimit", "CpusetCpus", "CpusetMems", "DeviceRequests"}
@@ -75,19 +75,8 @@ def test_nothing_of_our_environment_reaches_the_container(monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("LLAMA_ARG_TOOLS", "all")
 
-    assert body_of(order(container_run()))["Env"] == ["HOME=/tmp", "CUDA_CACHE_PATH=/tmp/cuda"]
-
-
-@pytest.mark.parametrize(
-    ("gpus", "asked"),
-    [("none", None), ("all", (-1, None)), (["0", "GPU-12345678"], (0, ["0", "GPU-12345678"]))],
-)
-def test_gpus_are_asked_of_the_nvidia_driver(gpus: object, asked: tuple[int, list[str] | None] | None) -> None:
-    found = body_of(order(container_run(engine={"gpus": gpus})))["HostConfig"]["DeviceRequests"]
-
-    assert (found and [(each["Driver"], each["Count"], each["DeviceIDs"]) for each in found]) == (
-        asked and [("nvidia", *asked)]
-    )
+    written = ["HOME=/tmp", "CUDA_CACHE_PATH=/tmp/cuda", "NVIDIA_VISIBLE_DEVICES=void"]
+    assert body_of(order(container_run()))["Env"] == written
 
 
 def test_model_in_parts_is_mounted_whole() -> None:
@@ -119,9 +108,18 @@ def test_link_that_leads_out_of_bounds_is_mounted_nowhere(tmp_path: Path, linked
 
 
 def test_container_that_is_as_asked_has_no_differences() -> None:
-    body = body_of(order(container_run(engine={"gpus": "all"})))
+    body = body_of(order(container_run(engine={"gpus": "all"}), Placement(gpus=("0", "2"))))
 
     assert differences(body, inspected(body)) == []
+
+
+def test_container_with_another_gpu_than_was_chosen_is_seen() -> None:
+    """Its memory was booked on that one."""
+    body = body_of(order(container_run(engine={"gpus": "all"}), Placement(gpus=("2",))))
+    found = inspected(body)
+    found["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] = ["1"]
+
+    assert differences(body, found) == ["DeviceRequests"]
 
 
 @pytest.mark.parametrize(

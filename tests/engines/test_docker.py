@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from app.devices.cpu import parse_cpu_list
 from app.engines import daemon as daemon_module
 from app.engines.base import WeightsId
+from app.engines.command import as_written
 from app.engines.container import NOBODY, body_of, differences, host_path, spec_digest
 from app.engines.docker import DockerEngine, DockerRunning
+from app.engines.kinds import host_nodes
 from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError
 from app.fleet.upstream import Upstream
 from app.units import MIB
@@ -59,7 +62,7 @@ def sleeper() -> Iterator[str]:
 
 @asynccontextmanager
 async def engine_of(folder: Path, **environment: str) -> AsyncIterator[DockerEngine]:
-    engine = DockerEngine(folder / "c", {**os.environ, **environment})
+    engine = DockerEngine(folder / "c", {**os.environ, **environment}, nodes=host_nodes)
     try:
         async with asyncio.timeout(2 * BOUND_S):
             yield engine
@@ -162,6 +165,33 @@ async def test_inspect_shows_the_hardened_set_field_by_field(folder: Path, sleep
     assert labels["dev.airlab.spec"] == spec_digest(run)
     assert found["Image"] == sleeper
     assert differences(body_of(order), found) == []
+
+
+async def test_container_has_the_processors_and_the_memory_of_the_node_that_was_booked(
+    folder: Path, sleeper: str
+) -> None:
+    node = host_nodes()[0]
+    run = run_of(folder, sleeper)
+    fit = replace(as_written(run), cache_ram_mib=64, cpus=node.cpus, node=node.number)
+    async with engine_of(folder) as engine:
+        running = await engine.start(launch(run, fit=fit))
+        found = await engine.daemon.inspect(running.id)
+        assert await running.stop(grace_s=5)
+        with pytest.raises(EngineError, match="which has no processors on this host"):
+            await engine.start(launch(run, number=2, fit=replace(fit, node=1000)))
+
+    host, told = found["HostConfig"], found["Config"]["Cmd"]
+    assert parse_cpu_list(host["CpusetCpus"]) == node.cpus
+    assert host["CpusetMems"] == str(node.number)
+    assert "--numa" not in told
+    assert (told[told.index("--cache-ram") + 1], told[told.index("--fit") + 1]) == ("64", "off")
+
+
+async def test_model_without_layers_on_a_gpu_asks_for_none(folder: Path, sleeper: str) -> None:
+    """So it starts also where Docker can hand none on."""
+    async with engine_of(folder) as engine:
+        running = await engine.start(launch(run_of(folder, sleeper, gpus="all")))
+        assert await running.stop(grace_s=5)
 
 
 async def test_real_model_answers_through_a_container(folder: Path) -> None:
@@ -332,8 +362,11 @@ async def test_fault_109_gpu_that_docker_cannot_hand_on(folder: Path, sleeper: s
     """A host without NVIDIA's runtime refuses at the start, when the container is made already."""
     require_no_gpu()
     async with engine_of(folder) as engine:
-        with pytest.raises(GpuUnavailableError, match="NVIDIA Container Toolkit"):
-            await engine.start(launch(run_of(folder, sleeper, gpus="all")))
+        run = replace(run_of(folder, sleeper, gpus="all"), gpu_layers=-1)
+        chosen = replace(as_written(run), gpu_ids=("0",))
+        for number, fit in enumerate((None, chosen)):
+            with pytest.raises(GpuUnavailableError, match="NVIDIA Container Toolkit"):
+                await engine.start(launch(run, number=number, fit=fit))
 
     assert containers_below(folder) == []
     assert list((folder / "c").glob("*")) == []

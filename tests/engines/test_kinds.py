@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.engines.base import Launch, Running
+from app.engines.base import Fit, Launch, Running
 from app.engines.command import launch_for
 from app.engines.kinds import Engines
 from app.engines.native import NativeEngine
@@ -44,6 +46,21 @@ async def test_what_the_host_lacks_is_stood_in_for(error: type[EngineError], lau
 
     with pytest.raises(EngineError, match="no-llama-server"):
         await engines.start(launch)
+
+
+async def test_child_process_that_stands_in_has_the_place_without_gpus_that_it_could_not_use(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is booked for the place already; without a part for GPUs, it takes no layers there."""
+    monkeypatch.setattr(NativeEngine, "can_offload", False)
+    numbers: dict[str, Any] = {"context_length": 512, "slots": 1, "gpu_layers": -1, "threads": 1}
+    fit = Fit(**numbers, gpus=(0, 1), gpu_ids=("0", "1"), gpu_shares=(1, 1), cpus=(0, 1), node=0)
+    engines = Engines(NativeEngine(tmp_path, None), Refusing(ImageMissingError("no container")))
+    stood_in = engines._native(replace(launch, fit=fit))
+
+    assert stood_in.fit == Fit(**numbers | {"gpu_layers": 0}, cpus=(0, 1), node=0)
+    assert "CUDA_VISIBLE_DEVICES" not in stood_in.environment
+    assert "--tensor-split" not in stood_in.arguments
 
 
 @pytest.mark.parametrize("error", [EngineError("it is not walled in as asked"), LauncherRefusedError("another digest")])

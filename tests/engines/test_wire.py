@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.engines.base import Exit
-from app.engines.wire import AskStart, cut_lines, error_line, exit_of, exit_told, id_of, raise_error, read_ask
+from app.engines.base import Exit, Fit
+from app.engines.wire import (
+    AskStart,
+    cut_lines,
+    error_line,
+    exit_of,
+    exit_told,
+    id_of,
+    line_of,
+    numbers_of,
+    raise_error,
+    read_ask,
+)
 from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError, LauncherRefusedError
 
 START: dict[str, Any] = {
@@ -21,6 +36,11 @@ START: dict[str, Any] = {
     "context_length": 4096,
     "slots": 1,
     "threads": 4,
+    "cache_ram_mib": 256,
+    "node": None,
+    "gpus": ["0", "2"],
+    "gpu_shares": [23_000, 12_000],
+    "is_booked": True,
 }
 
 
@@ -29,6 +49,28 @@ def test_start_is_read() -> None:
 
     assert isinstance(ask, AskStart)
     assert (ask.key, ask.gpu_layers, ask.slots) == ("small", -1, 1)
+
+
+FITS = st.builds(
+    Fit,
+    context_length=st.integers(512, 1_048_576),
+    slots=st.integers(1, 64),
+    gpu_layers=st.none() | st.integers(-1, 1000),
+    threads=st.integers(1, 1024),
+    cache_ram_mib=st.integers(0, 512),
+    node=st.none() | st.integers(0, 1023),
+)
+GPUS = st.lists(st.integers(0, 99), max_size=16, unique=True).map(lambda numbers: tuple(map(str, numbers)))
+
+
+@given(FITS, GPUS, st.randoms(use_true_random=False))
+def test_what_was_decided_is_the_same_on_both_sides(fit: Fit, gpus: tuple[str, ...], chance: Random) -> None:
+    shares = tuple(chance.randint(1, 2**31) for _ in gpus) if len(gpus) > 1 else ()
+    fit = replace(fit, gpu_ids=gpus, gpu_shares=shares)
+    ask = read_ask(line_of({**START, **numbers_of(fit)}))
+
+    assert isinstance(ask, AskStart)
+    assert ask.fit == fit
 
 
 @pytest.mark.parametrize(
@@ -50,6 +92,23 @@ def test_start_is_read() -> None:
         {"slots": 0},
         {"slots": True},
         {"threads": 100_000},
+        {"cache_ram_mib": 513},
+        {"cache_ram_mib": -1},
+        {"node": 1024},
+        {"node": "0"},
+        {"cpus": [0, 1]},
+        {"gpus": "all"},
+        {"gpus": ["all"]},
+        {"gpus": ["0", "0"]},
+        {"gpus": ["../0", "1"]},
+        {"gpus": [str(number) for number in range(17)], "gpu_shares": [1] * 17},
+        {"gpus": []},
+        {"gpu_shares": []},
+        {"gpu_shares": [1, 0]},
+        {"gpu_shares": [1, 1, 1]},
+        {"gpu_shares": [1, "1,1 --tools all"]},
+        {"gpus": ["0"], "gpu_shares": [1]},
+        {"is_booked": 1},
         {"id": -1},
         {"op": "exec"},
     ],

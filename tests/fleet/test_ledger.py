@@ -22,7 +22,7 @@ from app.units import MIB
 from app.weights.gguf import GgufFacts
 from tests.fakes import DAY_S, FakeEngine, FakeMeter, model_spec, run_spec
 from tests.fleet.virtual import virtual_time
-from tests.support.models import SMALL
+from tests.support.models import SMALL, facts_of
 
 MODEL_MIB = 400
 Scene = Callable[[Fleet, FakeMeter], Awaitable[None]]
@@ -163,5 +163,75 @@ def test_budget_that_an_edit_lowers_binds_the_next_start(engine: FakeEngine) -> 
         await asyncio.sleep(5)
         await use(fleet, "b")
         assert states(fleet) == {"a": State.STOPPED, "b": State.READY, "c": State.STOPPED}
+
+    play(engine, scene)
+
+
+def hopeful(mib: int, *, read: bool = True) -> ModelSpec:
+    """A model that is not on disk and has so much weights."""
+    of = {"layers": 4, "embedding": 64, "feed_forward": 128, "heads": 4, "kv_heads": 4, "tokens": 100, "context": 512}
+    facts = facts_of(**of, weights_bytes=mib * MIB) if read else None
+    run = run_spec(gpu_layers=0, weights=None, context_length=512)
+    return replace(model_spec("far", run), weights_bytes=mib * MIB, facts=facts)
+
+
+def test_only_what_can_never_fit_is_hopeless(engine: FakeEngine) -> None:
+    """What is loaded can go; and where no header was read, a guess keeps nobody from a download."""
+
+    async def scene(fleet: Fleet, _: FakeMeter) -> None:
+        await use(fleet, "a")
+        await fleet.refuse_hopeless(hopeful(900))
+        await fleet.refuse_hopeless(hopeful(9000, read=False))
+        with pytest.raises(DoesNotFitError, match=r"far does not fit: on RAM it needs weights 1\.2 GiB"):
+            await fleet.refuse_hopeless(hopeful(1200))
+        assert states(fleet)["a"] is State.READY
+
+    play(engine, scene)
+
+
+def test_memory_that_may_still_come_back_makes_nothing_hopeless(engine: FakeEngine) -> None:
+    async def scene(fleet: Fleet, meter: FakeMeter) -> None:
+        await use(fleet, "a")
+        await fleet.unload("a")
+        meter.others_bytes = 500 * MIB  # as a driver that takes its time
+        asking = asyncio.create_task(fleet.refuse_hopeless(hopeful(900)))
+        await asyncio.sleep(2)
+        meter.others_bytes = 0
+        await asking
+        meter.others_bytes = 500 * MIB
+        with pytest.raises(DoesNotFitError):
+            await fleet.refuse_hopeless(hopeful(900))
+
+    play(engine, scene)
+
+
+def test_memory_that_cannot_be_read_makes_nothing_hopeless(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object, **__: object) -> Reading:
+        raise RuntimeError("the driver is gone")
+
+    async def scene(fleet: Fleet, meter: FakeMeter) -> None:
+        monkeypatch.setattr(meter, "read", broken)
+        await fleet.refuse_hopeless(hopeful(9000))
+        assert "memory could not be read" in caplog.text
+
+    play(engine, scene)
+
+
+def test_what_models_could_have_together_does_not_grow_by_what_came_after_the_reading(engine: FakeEngine) -> None:
+    """Pages show the last reading: a model that took its memory since then was still free memory in it."""
+
+    async def scene(fleet: Fleet, _: FakeMeter) -> None:
+        assert fleet.shares() == []
+        fleet.want({key: replace(spec(key, 92), facts=SMALL) for key in "ab"}, max_loaded=None)
+        promised = []
+        for key in "ab":
+            await use(fleet, key)
+            [share] = fleet.shares()
+            assert share.limit_bytes <= 1000 * MIB
+            promised.append(share.promised_bytes)
+        assert promised[0] > 92 * MIB
+        assert promised[1] > promised[0]
 
     play(engine, scene)

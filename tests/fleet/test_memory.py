@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fleet.memory import Booking, Budget, Reading, room_for
+from app.fleet.memory import Booking, Budget, Reading, Share, room_for, shares_of
 
 ALL = Budget()
 
@@ -38,6 +40,21 @@ def test_each_gpu_has_the_budget_of_its_own_and_nodes_share_that_of_the_host() -
     room = room_for(free, Budget(vram=70, ram=80), [])
     assert room.free == {"node 0": 40, "node 1": 40, "GPU 0": 70, "GPU 1": 70}
     assert room.gpus == (0, 1)
+
+
+def test_of_a_card_whose_size_alone_is_known_all_that_is_booked_is_off() -> None:
+    """Also what an engine holds already: nobody took that off."""
+    told = replace(reading(GPU_0=100), sizes=frozenset({"GPU 0"}))
+    loaded, leaving = Booking({"GPU 0": 60}, {"GPU 0": 55}), Booking({"GPU 0": 30}, {"GPU 0": 30})
+    assert room_for(told, ALL, [loaded, leaving]).free == {"GPU 0": 10}
+    assert room_for(told, ALL, [loaded], [leaving]).free == {"GPU 0": 40}
+    assert room_for(told, ALL, [], [loaded, leaving]).free == {"GPU 0": 100}
+
+
+def test_share_is_what_models_were_promised_of_what_they_could_have_together() -> None:
+    free, bookings = reading(RAM=100, GPU_0=50), [Booking({"RAM": 60}, {"RAM": 40}), Booking({"GPU 0": 20}, {})]
+    assert shares_of(free, ALL, bookings) == [Share("GPU 0", 50, 20), Share("RAM", 140, 60)]
+    assert shares_of(free, Budget(ram=90), bookings)[1] == Share("RAM", 90, 60)
 
 
 BOOKINGS = st.lists(

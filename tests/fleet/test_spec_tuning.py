@@ -80,7 +80,7 @@ def test_context_of_this_profile_goes_by_both_of_its_names(name: str) -> None:
 
 
 DOCKER = {"kind": "docker", "image": "lab:1"}
-TWO_NODES = Host(cores=28, can_offload=False, numa_nodes=(Node((0,), None), Node((1,), None)))
+TWO_NODES = Host(cores=28, can_offload=False, numa_nodes=(Node((0,), None, 0), Node((1,), None, 1)))
 
 
 def test_container_gets_layers_for_the_gpus_that_it_names() -> None:

@@ -297,7 +297,7 @@ def test_5_4_engine_that_refuses_a_request_is_a_400_with_its_words(make_lab: Mak
         assert "as the script says" in error_of(service.chat(), 400)["message"]
 
 
-@pytest.mark.parametrize("path", ["/v1/nope", "/v1/", "/nope", "/v1", "/", "/models/small/nope"])
+@pytest.mark.parametrize("path", ["/v1/nope", "/v1/", "/nope", "/v1", "/page", "/models/small/nope"])
 def test_5_4_unknown_path_is_a_404_in_shape(fake: Service, path: str) -> None:
     assert error_of(fake.http.get(path), 404)["type"] == "invalid_request_error"
     assert error_of(fake.http.post(path, json={}), 404)["type"] == "invalid_request_error"

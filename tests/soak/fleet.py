@@ -25,6 +25,7 @@ import httpx
 import psutil
 
 from app.units import MIB, format_bytes
+from tests.soak.ending import end_when_told
 from tests.support.service import BOUND_S, CHAT, HELLO, Lab, Service, temporary_lab, wait_until
 
 MODELS = ("small", "b", "c", "d")
@@ -256,4 +257,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_when_told()
     sys.exit(main())

@@ -21,6 +21,7 @@ import httpx
 
 from tests.chat.talk import events_of_lines, require_sound_store
 from tests.service.kills import kill
+from tests.soak.ending import end_when_told
 from tests.support.service import BOUND_S, Service, temporary_lab
 
 CLIENTS, SLOTS = 200, 64
@@ -216,4 +217,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_when_told()
     sys.exit(main())

@@ -25,6 +25,7 @@ import psutil
 from app.units import MIB, format_bytes
 from tests.soak.clients import MOST_DELAY_S, STREAMS, TOKEN_S, TOKENS, Clients, Delays
 from tests.soak.edits import base_manifest, guards_change, is_broken, manifest
+from tests.soak.ending import end_when_told
 from tests.support.service import BOUND_S, Lab, Service, temporary_lab
 
 WATCHED_ONE_IN, IN_PLACE_ONE_IN = 20, 20
@@ -242,4 +243,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_when_told()
     sys.exit(main())

@@ -26,6 +26,7 @@ import psutil
 
 from app.tools.base import Confinement, WorkerKind
 from app.tools.toolbox import Toolbox
+from tests.soak.ending import end_when_told
 from tests.tools.shed import BOUND_S, CANARIES, SPECS, run, toolbox_noting, within, zygotes_of
 
 READS_A_CALL = 500
@@ -175,4 +176,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_when_told()
     sys.exit(main())

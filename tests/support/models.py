@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from app.units import GIB, MIB
 from app.weights.gguf import GgufFacts
 from app.weights.layout import Layout
 from tests.fakes import run_spec
+from tests.support.gguf import ALIGNMENT, F32, Tensor, gguf
 
 
 def facts_of(
@@ -86,6 +88,17 @@ SEVEN = facts_of(
     weights_bytes=int(4.36 * GIB),
 )
 """As Qwen2.5 7B in Q4_K_M."""
+THREE = facts_of(
+    layers=36,
+    embedding=2048,
+    feed_forward=11_008,
+    heads=16,
+    kv_heads=2,
+    tokens=151_936,
+    context=32_768,
+    weights_bytes=int(1.8 * GIB),
+)
+"""As Qwen2.5 3B in Q4_K_M."""
 FOURTEEN = facts_of(
     layers=48,
     embedding=5120,
@@ -119,6 +132,32 @@ SEVENTY = facts_of(
     weights_bytes=int(39.6 * GIB),
 )
 """As Llama 3.3 70B in Q4_K_M."""
+
+
+def lay_model(file: Path, facts: GgufFacts) -> None:
+    """Lay a file whose header says this. It is as long as such a model and takes no place: its tensors are holes."""
+    layout = facts.layout
+    assert layout is not None
+    sizes = {f"blk.{number}.weight": size for number, size in enumerate(layout.layer_bytes)}
+    sizes |= {"token_embd.weight": layout.input_bytes, "output.weight": layout.output_bytes}
+    tensors, offset = [], 0
+    for name, size_bytes in sizes.items():
+        tensors.append(Tensor(name, (size_bytes // 4,), F32, offset))
+        offset += -(-size_bytes // ALIGNMENT) * ALIGNMENT
+    said: dict[str, Any] = {
+        "general.type": "model",
+        "general.architecture": "llama",
+        "llama.block_count": facts.block_count,
+        "llama.context_length": facts.context_length,
+        "llama.embedding_length": facts.embedding_length,
+        "llama.feed_forward_length": layout.feed_forward_length,
+        "llama.attention.head_count": (facts.head_count or (0,))[0],
+        "llama.attention.head_count_kv": (facts.head_count_kv or (0,))[0],
+        "llama.vocab_size": layout.tokens,
+    }
+    header = gguf(said, tensors, data=b"")
+    file.write_bytes(header)
+    os.truncate(file, len(header) + offset)
 
 
 def demand(facts: GgufFacts | None, key: str = "m", *, weights_bytes: int | None = None, **run: Any) -> Demand:

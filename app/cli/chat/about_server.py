@@ -18,6 +18,8 @@ _TOOLS = {
     False: "uses no tools (/tools on)",
     None: "uses tools where its own settings say so, else none (/tools on)",
 }
+_HUB_S = 1
+"""For asking a hub about a model that is not on disk; the menu after this one has what took longer."""
 _MOST_WEIGHED = 32
 """Models of which is asked whether they fit; with more, a menu would take its time."""
 
@@ -34,7 +36,7 @@ def model(talk: Talk, argument: str) -> None:
 def show_menu(talk: Talk) -> None:
     """The models, and of those that do not run whether they would fit."""
     weighed = [model.key for model in usable(talk.models) if not model.loaded][:_MOST_WEIGHED]
-    fits = {key: talk.client.fit(key) for key in weighed}
+    fits = {key: talk.client.fit(key, within_s=_HUB_S) for key in weighed}
     rows = [replace(model, fit=fits.get(model.key)) for model in talk.models]
     talk.console.print(menu(rows, width=talk.console.width))
 
