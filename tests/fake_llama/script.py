@@ -29,6 +29,7 @@ class Script:
     exit_code: int | None = None
     exit_at: str = "start"  # or "load" (in place of becoming ready), or "request:N" (at the Nth completion, unanswered)
     exit_message: str | None = None  # a last line on stderr
+    die_after_s: float | None = None  # killed so long after it became ready, whatever it does then
     ignore_sigterm: bool = False
     fork_setsid_grandchild: bool = False  # outlives a group kill and holds stdout open, for 60 s at most
     health_ok_but_hung: bool = False  # completions and /slots never answer

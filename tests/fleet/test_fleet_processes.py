@@ -26,7 +26,7 @@ from app.errors import (
     UpstreamStalledError,
     WaitTimeoutError,
 )
-from app.fleet.facts import ModelBroke, ModelLeaving
+from app.fleet.facts import ModelBroke, ModelLeaving, ModelStopped
 from app.fleet.fleet import Fleet
 from app.fleet.spec import ModelSpec
 from app.fleet.states import Limits, State, Why
@@ -204,6 +204,25 @@ async def test_crash_between_requests_is_followed_by_a_fresh_engine(made: Made) 
     assert "killed by signal 9 while it served" in broke.message
     assert b"[DONE]" in await say_hello(home)
     assert pid_of(home) != first
+
+
+async def test_fault_097_engine_that_dies_soon_after_each_start_is_given_up_after_five_restarts(made: Made) -> None:
+    """By itself: nobody asks, and a model that is to stay loaded must not be started for ever."""
+    home = made()
+    write_fault(home.model("a"), die_after_s=0.05)
+    home.want("a")
+    with suppress(AirLabError):
+        await home.fleet.load("a")
+    broken = 0
+    for _ in range(6):
+        broken = home.facts.index(await home.noted(ModelBroke, after=broken)) + 1
+        await home.noted(ModelStopped, after=broken)
+    status = home.fleet.status()["a"]
+    assert status.state is State.FAILED
+    assert "killed by signal 9 while it served" in (status.message or "")
+    with pytest.raises(ModelFailedError, match="killed by signal 9"):
+        await say_hello(home)
+    assert starts_of(home.model("a")) == 6
 
 
 async def test_fault_100_crash_in_a_stream_breaks_it_off_for_its_reader(made: Made) -> None:
