@@ -198,6 +198,10 @@ class UpstreamError(AirLabError):
     """A running llama-server broke off, or answered with something that is no answer."""
 
 
+class RingError(AirLabError):
+    """A request that servers would pass on to each other for ever."""
+
+
 class UpstreamStalledError(UpstreamError):
     """A running llama-server had work, and did nothing for so long that it was given up."""
 

@@ -14,18 +14,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 from app.devices.resident import resident
 from app.engines.base import Fit, RunSpec, WeightsId
 from app.engines.command import launch_for
-from app.fleet.estimate import Demand, estimate
-from app.manifest.schema import CacheType, NativeEngineSection
+from app.fleet.estimate import Demand, Draft, estimate
+from app.manifest.schema import NativeEngineSection
 from app.units import format_bytes
 from app.weights.gguf import read_header
 from bench.load import Target, ask_json
+from bench.projectors import PROJECTORS, write_projector
 from bench.shapes import SHAPES, write_shape
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -36,12 +37,53 @@ _TOKEN = 300
 """Any that all of these vocabularies have."""
 
 
-def run_of(file: Path, context: int, slots: int, cache_type: CacheType) -> RunSpec:
-    """How this model is started here: one thread, no GPU."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One row of the table."""
+
+    what: str
+    demand: Demand
+    fit: Fit
+
+
+def file_id(file: Path) -> WeightsId:
+    """A file as runs know it."""
     info = file.stat()
-    weights = WeightsId(file, info.st_size, info.st_mtime_ns)
-    kinds = frozenset({"chat"})
-    return RunSpec(NativeEngineSection(), kinds, weights, context, slots, 0, 1, cache_type)  # type: ignore[arg-type]
+    return WeightsId(file, info.st_size, info.st_mtime_ns)
+
+
+def case(
+    what: str,
+    file: Path,
+    context: int,
+    slots: int,
+    cache_type: str,
+    *,
+    draft: Path | None = None,
+    eye: Path | None = None,
+) -> Case:
+    """How this model is started here: one thread, no GPU."""
+    run = RunSpec(
+        NativeEngineSection(),
+        frozenset({"chat"}),
+        file_id(file),
+        context,
+        slots,
+        0,
+        1,
+        cache_type,  # type: ignore[arg-type]
+        mmproj=file_id(eye) if eye else None,
+        draft_model=file_id(draft) if draft else None,
+    )
+    demand = Demand(
+        "m",
+        run,
+        read_header(file),
+        file.stat().st_size,
+        projector=read_header(eye).projector if eye else None,
+        draft=Draft(read_header(draft), draft.stat().st_size) if draft else None,
+    )
+    return Case(what, demand, Fit(context, slots, 0, 1))
 
 
 def measure(server: Path, run: RunSpec, fit: Fit, folder: Path) -> int:
@@ -80,15 +122,24 @@ def _running(argv: tuple[str, ...], socket: Path) -> Iterator[int]:
         socket.unlink(missing_ok=True)
 
 
-def cases(folder: Path) -> Iterator[tuple[str, Path, int, int, CacheType]]:
-    """The embedded model over everything, then other shapes over a little."""
+def cases(folder: Path) -> Iterator[Case]:
+    """The embedded model over everything, then other shapes, a draft model and projectors over a little."""
     for context, slots, cache_type in product(CONTEXTS, SLOTS, CACHE_TYPES):
-        yield "embedded model", MODEL, context, slots, cache_type  # type: ignore[misc]
+        yield case("embedded model", MODEL, context, slots, cache_type)
     for shape in SHAPES:
         file = folder / f"{shape.name}.gguf"
         write_shape(shape, file)
         for context, slots, cache_type in ((512, 1, "f16"), (4096, 2, "q8_0"), (16384, 4, "f16")):
-            yield shape.name, file, context, slots, cache_type  # type: ignore[misc]
+            yield case(shape.name, file, context, slots, cache_type)
+    for context, slots, cache_type in product((512, 4096, 16384), (1, 4), CACHE_TYPES):
+        yield case("with a draft", MODEL, context, slots, cache_type, draft=MODEL)
+    large, small = (folder / f"{SHAPES[number].name}.gguf" for number in (1, 0))
+    yield case("another draft", large, 4096, 2, "f16", draft=small)
+    for projector in PROJECTORS:
+        eye = folder / "eye.gguf"
+        write_projector(projector, eye)
+        for context, slots in ((512, 1), (4096, 4)):
+            yield case(projector.name, MODEL, context, slots, "f16", eye=eye)
 
 
 def main() -> int:
@@ -105,14 +156,15 @@ def main() -> int:
     print(f"{'model':15} {'context':>8} {'slots':>5} {'cache':>6} {'predicted':>11} {'measured':>11} {'off by':>8}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for what, file, context, slots, cache_type in cases(folder):
-            run = run_of(file, context, slots, cache_type)
-            fit = Fit(context, slots, 0, 1)
-            predicted = estimate(Demand("m", run, read_header(file), file.stat().st_size), fit).at_start_bytes()
-            measured = measure(Path(given), run, replace(fit), folder)
+        for each in cases(folder):
+            predicted = estimate(each.demand, each.fit).at_start_bytes()
+            run, fit = each.demand.run, each.fit
+            measured = measure(Path(given), run, fit, folder)
             off = predicted / measured - 1
             worst = max(worst, abs(off))
-            row = f"{what:15} {context:8} {slots:5} {cache_type:>6} {format_bytes(predicted):>11}"
+            row = (
+                f"{each.what:15} {fit.context_length:8} {fit.slots:5} {run.cache_type:>6} {format_bytes(predicted):>11}"
+            )
             print(f"{row} {format_bytes(measured):>11} {off:+8.1%}", flush=True)
     print(f"\nworst: {worst:.1%}, allowed: {ALLOWED:.0%}")
     return 1 if worst > ALLOWED else 0

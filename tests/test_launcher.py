@@ -31,7 +31,7 @@ from app.manifest.load import read_manifest
 from app.settings import Settings
 from app.units import MIB
 from tests.fakes import run_spec
-from tests.support.gguf import minimal_gguf
+from tests.support.gguf import gguf, minimal_gguf, with_tokens
 
 _BOUND_S = 20
 NODES = (Node((0, 1), None, 0), Node((2, 3), None, 1))
@@ -455,6 +455,25 @@ async def test_model_out_of_the_hubs_cache_is_the_same_for_both(folder: Path, mo
     assert run.weights is not None
 
     assert spec_digest(run) in {spec_digest(each) for each in Recipes(settings)._runs("hub")}
+
+
+async def test_model_with_a_projector_and_a_draft_model_is_the_same_for_both(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the service asks for and what the launcher makes of the manifest have the same files."""
+    monkeypatch.setenv("AIRLAB_PROFILE", "cpu")
+    (folder / "models/eye.gguf").write_bytes(gguf({"general.architecture": "clip", "general.type": "mmproj"}))
+    files = "filename: small.gguf, mmproj: eye.gguf, draft_model: small.gguf"
+    (folder / "airlab.yaml").write_text(
+        MANIFEST + f"  sees: {{{files}, draft_tokens: 4, on: {{cpu: {{draft_tokens: 2}}}}}}\n"
+    )
+    (folder / "models/small.gguf").write_bytes(with_tokens())
+    settings = Settings(manifest=folder / "airlab.yaml")
+    snapshot = first_snapshot(read_manifest(settings.manifest), settings, Host(cores=4, can_offload=False))
+    spec = snapshot.models["sees"]
+    assert (spec.problem, spec.run.draft_tokens) == (None, 2)
+
+    assert spec_digest(spec.run) in {spec_digest(each) for each in Recipes(settings)._runs("sees")}
 
 
 async def test_start_that_is_begun_when_the_launcher_stops_leaves_nothing(folder: Path) -> None:

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from app.api.auth import Scope
 from app.api.turns import Answered, RetryKey, SessionId, TurnOptions, answered
 from app.chat.history import read_account
+from app.errors import BadRequestError
 from app.messages import Message, ToolCall
 from app.store.records import SessionKey
 
@@ -18,8 +19,8 @@ from app.store.records import SessionKey
 class TextPart(Struct):
     """A part of a message; /chat takes text only."""
 
-    type: Literal["text"]
-    text: str
+    type: Annotated[str, Meta(max_length=64)]
+    text: str | None = None
 
 
 class Said(Struct):
@@ -33,7 +34,7 @@ class Said(Struct):
     def text(self) -> str:
         """Its text, parts joined."""
         if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
+            return "".join(part.text or "" for part in self.content)
         return self.content or ""
 
 
@@ -50,9 +51,22 @@ async def chat(request: Request[Any, Any, Any], data: JSONBody[ChatRequest], ret
 
     With an ``Idempotency-Key`` a retry is no second turn: it joins the one that runs, or is answered as before.
     """
+    _check_parts(data.messages)
     account = read_account([Message(said.role, said.text, _replayed(said)) for said in data.messages])
     key = SessionKey(request.scope["state"]["actor"].name, data.session_id or "default")
     return await answered(request, data, key, account, retry_key=retry_key)
+
+
+def _check_parts(messages: list[Said]) -> None:
+    """Raises BadRequestError where a part is no text."""
+    for index, said in enumerate(messages):
+        for number, part in enumerate(said.content if isinstance(said.content, list) else ()):
+            where = f"messages[{index}].content[{number}]"
+            if part.type != "text":
+                message = "/chat keeps text only; send images and sound to /v1/chat/completions"
+                raise BadRequestError(message, param=f"{where}.type")
+            if part.text is None:
+                raise BadRequestError("a part of type text needs text", param=f"{where}.text")
 
 
 def _replayed(said: Said) -> tuple[ToolCall, ...]:

@@ -79,7 +79,7 @@ async def _refuse_useless(service: Service, spec: ModelSpec) -> None:
     try:
         await service.fleet.refuse_hopeless(with_preview(spec, preview))
     except DoesNotFitError as exc:
-        size = format_bytes(preview.size_bytes)
+        size = format_bytes(preview.download_bytes)
         raise DoesNotFitError(
             f"{exc.message}. Its {size} were not downloaded; `airlab models pull {spec.key}` does so all the same"
         ) from exc

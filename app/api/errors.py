@@ -63,6 +63,7 @@ _TABLE: tuple[tuple[type[errors.AirLabError], int, str, str | None], ...] = (
     (errors.DownloadError, 502, "server_error", "download_failed"),
     (errors.EngineError, 503, "server_error", "model_unavailable"),
     (errors.WaitTimeoutError, 504, "server_error", "timeout"),
+    (errors.RingError, 508, "server_error", "loop_detected"),
     (errors.EngineAnsweredError, 502, "server_error", "upstream_error"),
     (errors.UpstreamStalledError, 502, "server_error", "upstream_stalled"),
     (errors.UpstreamError, 502, "server_error", "upstream_error"),

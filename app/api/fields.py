@@ -81,10 +81,17 @@ class Sampling(_Fields, kw_only=True):
 
 
 class ImageUrl(Struct, omit_defaults=True):
-    """An image inside the message; see ``check``."""
+    """An image inside the message; see ``media.py``."""
 
     url: str
     detail: str | None = None
+
+
+class InputAudio(Struct, omit_defaults=True):
+    """Sound inside the message; see ``media.py``."""
+
+    data: str
+    format: str | None = None
 
 
 class Part(Struct, omit_defaults=True):
@@ -93,7 +100,7 @@ class Part(Struct, omit_defaults=True):
     type: Literal["text", "image_url", "input_audio"]
     text: str | None = None
     image_url: ImageUrl | None = None
-    input_audio: Any = None
+    input_audio: InputAudio | None = None
 
 
 class CalledFunction(Struct):
@@ -235,3 +242,6 @@ def _check_parts(parts: list[Part], where: str) -> None:
         if isinstance(part.image_url, ImageUrl) and not part.image_url.url.startswith("data:"):
             message = "images must be sent as data: URLs; AirLab fetches nothing for a client"
             raise BadRequestError(message, param=f"{where}[{number}].image_url.url")
+        if isinstance(part.input_audio, InputAudio) and part.input_audio.data.startswith(("http", "file:")):
+            message = "sound must be sent in base64; AirLab fetches nothing for a client"
+            raise BadRequestError(message, param=f"{where}[{number}].input_audio.data")

@@ -55,6 +55,6 @@ async def _fit_ahead(service: Service, spec: ModelSpec, within_s: float) -> dict
     report = await service.fleet.fit(with_preview(spec, preview))
     if preview.problem is not None:
         report |= {"fits": False, "message": f"{spec.key} is not on disk, and is not worth it: {preview.problem}"}
-    elif preview.note:
-        report["message"] += f" (by its size alone, since its header could not be read: {preview.note})"
-    return {**report, "download_bytes": preview.size_bytes}
+    else:
+        report["message"] += preview.caveat
+    return {**report, "download_bytes": preview.download_bytes}

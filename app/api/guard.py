@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from app.api.exchange import Exchange, Pace
 from app.api.origin import host_allowed, machine_names, normal_origin, origin_allowed, parse_authority
 from app.api.wire import ASGIApp, Message, Receive, RefusedError, Scope, Send
+from app.fleet import ring
 from app.units import KIB, MIB, format_bytes
 
 # Most requests are over before they are first looked at; only the others get a timer or a task of their own, which
@@ -31,6 +32,7 @@ _JUDGED = frozenset(
         b"transfer-encoding",
         b"expect",
         b"access-control-request-headers",
+        ring.HEADER,
         *_SEC_FETCH,
     )
 )
@@ -84,6 +86,8 @@ class Guard:
         try:
             head = read_head(scope, self._policy)
             origin = self._admit(head)
+            # Always, since requests on one connection may share a context.
+            ring.came_through(head.get(ring.HEADER, b""))
             if origin is not None:
                 send = _answer_to(origin, send)
             if scope["method"] == "OPTIONS":

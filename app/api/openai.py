@@ -15,6 +15,7 @@ from app.api.errors import Answer, answer_for
 from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
 from app.api.keep_alive import keep_alive_s
 from app.api.kinds import require_kind
+from app.api.media import admit_media
 from app.api.wire import Receive, Scope, Send
 from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
@@ -25,7 +26,7 @@ from app.service import Service
 
 _WAIT_S = 540.0
 """How long a request may wait for its model: less than the 600 s after which openai-python gives up."""
-_JSON = b"application/json"
+_JSON, _EVENTS = b"application/json", b"text/event-stream"
 _STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
@@ -92,6 +93,8 @@ class OpenAIApp:
         if isinstance(fields, ChatFields) and fields.server_tools:
             await self._answer_with_tools(key, fields, actor, reply)
             return
+        if isinstance(fields, ChatFields):
+            await admit_media(self._service.live.current.models[key], fields)
         keep_s, fields.keep_alive = keep_alive_s(fields.keep_alive), None
         fields.model = self._service.live.current.models[key].upstream_name
         body = msgspec.json.encode(fields)
@@ -122,7 +125,7 @@ class OpenAIApp:
         async with aclosing(served.streamed(answering, model, with_usage=with_usage)) as stream:
             async for event in stream:
                 if not reply.started:
-                    await reply.begin(200, [(b"content-type", b"text/event-stream"), *_STREAM_HEADERS])
+                    await reply.begin(200, [(b"content-type", _EVENTS), *_STREAM_HEADERS])
                 await reply.more(event)
         await reply.end()
 
@@ -139,18 +142,19 @@ class OpenAIApp:
     async def _pass_on(self, lease: Lease, path: str, body: bytes, reply: _Reply) -> None:
         async with await lease.upstream.send(path, body) as answer:
             if answer.status != 200:
-                raise lease.upstream.refusal(answer.status, await answer.read())
+                raise await answer.refused()
+            answer.require_json()
             if answer.is_stream:
                 await _pass_stream_on(answer, reply)
             else:
-                await reply.whole(200, answer.content_type.encode(), await answer.read())
+                await reply.whole(200, _JSON, await answer.read())
 
 
 async def _pass_stream_on(answer: upstream.Answer, reply: _Reply) -> None:
     """The stream as it comes. The status line goes out with the first bytes, so that an early death is still a 502."""
     async for chunk in answer.chunks():
         if not reply.started:
-            await reply.begin(200, [(b"content-type", answer.content_type.encode()), *_STREAM_HEADERS])
+            await reply.begin(200, [(b"content-type", _EVENTS), *_STREAM_HEADERS])
         await reply.more(chunk)
     await reply.end()
 

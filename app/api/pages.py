@@ -17,7 +17,7 @@ from app.tools.base import WorkerKind
 
 _COPIED = (
     *("filename", "description", "recommended", "is_finetuned", "vram_estimate", "usage"),
-    *("hf_repo", "download_url", "base_model", "training_data", "adapters"),
+    *("hf_repo", "download_url", "base_model", "training_data", "adapters", "mmproj"),
 )
 """What /models shows of a model as the manifest has it."""
 _TROUBLED = frozenset({State.FAILED, State.COOLING, State.STUCK})
@@ -98,8 +98,10 @@ def _owner_model(spec: ModelSpec, now: ModelStatus) -> dict[str, Any]:
         "state": now.state,
         "source": _source(spec),
         "tool_mode": spec.tool_mode,
+        "modalities": spec.modalities,
         **{name: getattr(section, name) for name in _COPIED},
         "context_length": _context_tokens(spec, now),
+        "draft_model": spec.draft_name,
         **_of_its_file(spec),
     }
 
@@ -145,6 +147,7 @@ def openai_model(spec: ModelSpec, now: ModelStatus) -> dict[str, Any]:
         "meta": {"n_ctx": _context_tokens(spec, now)},
         "status": now.state,
         "capabilities": sorted(spec.run.kinds),
+        "modalities": spec.modalities,
     }
 
 

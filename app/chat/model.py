@@ -5,24 +5,59 @@ from __future__ import annotations
 import hashlib
 import time
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from app.chat import toolmode
 from app.chat.history import merged
 from app.chat.stream import Generated, Piece
 from app.errors import BadRequestError, ContextTooLongError, EngineError
 from app.fleet.lease import Lease
-from app.fleet.upstream import Upstream
+from app.fleet.upstream import TokenCount, Upstream
 from app.messages import Message, Role, ToolCall
 from app.tools.base import ToolSpec
+from app.units import KIB, MIB
 
 _CACHED_COUNTS = 50_000
 _BYTES_A_TOKEN, _GUESSED_TOKENS = 3, 8
 """For servers that do not count: a token of English is four bytes, so this cuts history early rather than late."""
+
+
+_TOKEN_BYTES = 64
+_INPUT_TOKENS = "/v1/chat/completions/input_tokens"
+
+
+class _Applied(Struct):
+    """llama-server's answers, as far as they are read: it is asked here in words of its own."""
+
+    prompt: str
+
+
+class _Completed(Struct):
+    content: str
+    tokens_evaluated: TokenCount
+    tokens_predicted: TokenCount
+
+
+class _Tokens(Struct):
+    tokens: list[int]
+
+
+class _Input(Struct):
+    input_tokens: TokenCount
+
+
+class _Settings(Struct):
+    n_ctx: TokenCount
+
+
+class _Props(Struct):
+    default_generation_settings: _Settings
+    chat_template_caps: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +75,7 @@ class Sampling:
 class Template:
     """What a model's chat template is like, measured once for each instance."""
 
-    caps: dict[str, Any]
+    caps: Mapping[str, Any]
     base_tokens: int
     """Tokens of a prompt beside its messages."""
     message_tokens: int
@@ -106,7 +141,11 @@ class Call:
     choice: toolmode.Choice
     sampling: Sampling
     usage: Usage
-    generated: Generated = field(default_factory=Generated)
+    generated: Generated = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing is generated yet."""
+        self.generated = Generated(self.sampling.max_tokens, self.lease.upstream.server)
 
     @property
     def mode(self) -> Literal["native", "guided"]:
@@ -146,7 +185,8 @@ class Call:
             UpstreamError: It broke off.
         """
         begun_s, upstream = time.monotonic(), self.lease.upstream
-        prompt = (await upstream.ask("/apply-template", {"messages": self._wire(branch, deciding=True)}))["prompt"]
+        messages = self._wire(branch, deciding=True)
+        prompt = (await upstream.ask("/apply-template", {"messages": messages}, of=_Applied)).prompt
         body = {
             "prompt": prompt,
             "json_schema": toolmode.decision_schema(self.tools, self.choice),
@@ -155,18 +195,18 @@ class Call:
             "cache_prompt": True,
         }
         try:
-            answer = await upstream.ask("/completion", body)
+            answer = await upstream.ask("/completion", body, of=_Completed)
         except ContextTooLongError:
             raise
         except BadRequestError as exc:
             # Its own sentence speaks of a template parser, which helps nobody.
             raise EngineError(f"llama-server refused the tools' JSON schema: {exc.message[:300]}") from exc
         self.usage.add(
-            prompt_tokens=answer["tokens_evaluated"],
-            generated_tokens=answer["tokens_predicted"],
+            prompt_tokens=answer.tokens_evaluated,
+            generated_tokens=answer.tokens_predicted,
             seconds=time.monotonic() - begun_s,
         )
-        return toolmode.read_decision(answer["content"], call_id)
+        return toolmode.read_decision(answer.content, call_id)
 
     async def speak(self, branch: Sequence[Message]) -> AsyncIterator[Piece]:
         """Let the model answer, streamed; afterwards ``generated`` holds the whole.
@@ -195,7 +235,7 @@ class Call:
             body |= {"tools": toolmode.native_tools(self.tools), "parallel_tool_calls": True}
         async with await self.lease.upstream.send("/v1/chat/completions", msgspec.json.encode(body)) as answer:
             if answer.status != 200:
-                raise self.lease.upstream.refusal(answer.status, await answer.read())
+                raise await answer.refused()
             async for piece in self.generated.read(answer.chunks()):
                 yield piece
         self.usage.add(
@@ -208,22 +248,26 @@ class Call:
 async def _text_tokens(upstream: Upstream, text: str) -> int:
     if not upstream.is_llama_server:
         return len(text.encode(errors="replace")) // _BYTES_A_TOKEN + 1
-    answer = await upstream.ask("/tokenize", {"content": text, "add_special": False})
-    return len(answer["tokens"])
+    # A token is a byte of the text, and a number and a comma in the answer; some normal forms of Unicode are longer.
+    limit_bytes = KIB + _TOKEN_BYTES * len(text.encode(errors="replace"))
+    answer = await upstream.ask(
+        "/tokenize", {"content": text, "add_special": False}, of=_Tokens, limit_bytes=limit_bytes
+    )
+    return len(answer.tokens)
 
 
 async def _measure(upstream: Upstream) -> Template:
     """Two prompts of one-word messages tell what the template adds to each message and to the whole."""
     if not upstream.is_llama_server:
         return Template({}, _GUESSED_TOKENS, _GUESSED_TOKENS, upstream.context_tokens)
-    props = await upstream.ask("/props")
+    props = await upstream.ask("/props", of=_Props, limit_bytes=MIB)
     word = await _text_tokens(upstream, "word")
     turn = [{"role": "user", "content": "word"}, {"role": "assistant", "content": "word"}]
     short, long = [
-        (await upstream.ask("/v1/chat/completions/input_tokens", {"messages": turn * times + turn[:1]}))["input_tokens"]
+        (await upstream.ask(_INPUT_TOKENS, {"messages": turn * times + turn[:1]}, of=_Input)).input_tokens
         for times in (1, 2)
     ]
     message_tokens = max(0, -(-(long - short) // 2) - word)
     base_tokens = max(0, short - 3 * (message_tokens + word))
-    context_tokens = props["default_generation_settings"]["n_ctx"]
-    return Template(props.get("chat_template_caps") or {}, base_tokens, message_tokens, context_tokens)
+    context_tokens = props.default_generation_settings.n_ctx
+    return Template(props.chat_template_caps or {}, base_tokens, message_tokens, context_tokens)

@@ -17,6 +17,7 @@ from app.chat.calls import TurnCalls
 from app.chat.history import Counted
 from app.chat.model import Call, Models, Sampling, Usage
 from app.chat.results import with_short_results
+from app.chat.running import without_trace
 from app.chat.stream import Piece
 from app.chat.turn import Parts
 from app.errors import BadRequestError
@@ -79,7 +80,7 @@ class Answering:
             AirLabError: It failed.
         """
         queue: asyncio.Queue[Piece | None] = asyncio.Queue()
-        running = asyncio.create_task(self._run(queue.put_nowait))
+        running = asyncio.create_task(without_trace(self._run(queue.put_nowait)))
         running.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while (piece := await queue.get()) is not None:

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from app.errors import UpstreamError
+from app.fleet.upstream import TokenCount, words_of
 from app.messages import ToolCall
+from app.units import KIB, MIB, format_bytes
 
-_EVENT_BYTES = 4 * 1024 * 1024
+_EVENT_BYTES = 4 * MIB
+_KEPT_BYTES, _CALL_BYTES = 128, 512
+"""What an event, and a tool call, take in our memory beside their text."""
+_TOKEN_BYTES, _THOUGHT_BYTES, _LONGEST_BYTES = KIB, 16 * MIB, 512 * MIB
+
+
+def bound_bytes(max_tokens: int) -> int:
+    """What an answer of so many tokens may take in our memory, in bytes, before its server is broken off.
+
+    Nothing that keeps to its tokens comes near it. The longest tokens are some hundred bytes, and servers that send
+    each letter as an event of its own send eight for one. The rest is for thoughts, which some do not count: 100,000
+    tokens of them. Without any bound a broken or hostile server fills the memory of all.
+    """
+    return min(_THOUGHT_BYTES + _TOKEN_BYTES * max_tokens, _LONGEST_BYTES)
 
 
 class _Function(Struct):
@@ -23,7 +38,7 @@ class _Function(Struct):
 class _Fragment(Struct):
     """A piece of a tool call; pieces of one call have one index."""
 
-    index: int = 0
+    index: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     id: str | None = None
     function: _Function = msgspec.field(default_factory=_Function)
 
@@ -40,8 +55,8 @@ class _Choice(Struct):
 
 
 class _Usage(Struct):
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: TokenCount
+    completion_tokens: TokenCount
 
 
 class _Chunk(Struct):
@@ -49,7 +64,7 @@ class _Chunk(Struct):
 
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +76,33 @@ class Piece:
 
 
 @dataclass(slots=True)
+class _Call:
+    """A tool call in pieces."""
+
+    id: list[str] = field(default_factory=list)
+    name: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Generated:
     """One answer of the model, gathered while it is streamed."""
 
+    max_tokens: int
+    """The longest answer that was asked for."""
+    server: str
+    """What it is called in errors."""
     finish_reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    _calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    _calls: dict[int, _Call] = field(default_factory=dict)
+    _taken_bytes: int = 0
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
         """The native tool calls, in order."""
         return tuple(
-            ToolCall(call["id"] or f"call_{index}", call["name"], call["arguments"] or "{}")
+            ToolCall("".join(call.id) or f"call_{index}", "".join(call.name), "".join(call.arguments) or "{}")
             for index, call in sorted(self._calls.items())
         )
 
@@ -81,22 +110,39 @@ class Generated:
         """Read the stream to its end; yields what a user may see, as it comes.
 
         Raises:
-            UpstreamError: The stream broke off, or holds what is no event.
+            UpstreamError: The stream broke off, holds what is no event, or goes on far beyond ``max_tokens``.
         """
         ended = False
-        async for data in events(chunks):
+        async for data in events(chunks, server=self.server):
             if data == b"[DONE]":
                 ended = True
             else:
-                piece = self._take(_decoded(data))
+                piece = self._take(self._decoded(data))
+                self._add_taken(_KEPT_BYTES, piece.text, piece.reasoning)
                 if piece.text or piece.reasoning:
                     yield piece
         if not ended and not self.finish_reason:
-            raise UpstreamError("llama-server's stream ended before its answer did")
+            raise UpstreamError(f"{self.server}'s stream ended before its answer did")
+
+    def _decoded(self, data: bytes) -> _Chunk:
+        try:
+            return msgspec.json.decode(data, type=_Chunk)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            message = f"{self.server}'s stream holds what is no event of a chat: {data[:80]!r}"
+            raise UpstreamError(message) from exc
+
+    def _add_taken(self, more_bytes: int, *texts: str) -> None:
+        self._taken_bytes += more_bytes + sum(map(len, texts))
+        if self._taken_bytes > bound_bytes(self.max_tokens):
+            raise UpstreamError(
+                f"{self.server} goes on and on, where {self.max_tokens} tokens were asked for; it was broken off after "
+                f"{format_bytes(self._taken_bytes)}"
+            )
 
     def _take(self, chunk: _Chunk) -> Piece:
-        if chunk.error is not None:
-            raise UpstreamError(f"llama-server broke off: {chunk.error}"[:600])
+        if (error := bytes(chunk.error)) not in {b"", b"null"}:
+            words = words_of(b'{"error":%b}' % error)
+            raise UpstreamError(f"{self.server} broke off: {words}")
         if chunk.usage is not None:
             self.prompt_tokens, self.completion_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
         if not chunk.choices:
@@ -108,26 +154,26 @@ class Generated:
         return Piece(choice.delta.content or "", choice.delta.reasoning_content or "")
 
     def _add_fragment(self, fragment: _Fragment) -> None:
-        call = self._calls.setdefault(fragment.index, {"id": "", "name": "", "arguments": ""})
-        call["id"] += fragment.id or ""
-        call["name"] += fragment.function.name or ""
-        call["arguments"] += fragment.function.arguments or ""
+        if fragment.index not in self._calls:
+            self._add_taken(_CALL_BYTES)
+            self._calls[fragment.index] = _Call()
+        call, function = self._calls[fragment.index], fragment.function
+        for pieces, piece in ((call.id, fragment.id), (call.name, function.name), (call.arguments, function.arguments)):
+            if piece:
+                self._add_taken(_KEPT_BYTES, piece)
+                pieces.append(piece)
 
 
-async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def events(chunks: AsyncIterator[bytes], *, server: str) -> AsyncIterator[bytes]:
     """The data of each server-sent event, however the bytes are cut. Raises UpstreamError at one over 4 MiB."""
-    rest = b""
+    rest = bytearray()  # grows in place: a line that comes byte by byte is not copied for each
     async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
+        rest += chunk
+        if b"\n" in chunk:
+            *lines, last = bytes(rest).split(b"\n")
+            rest = bytearray(last)
+            for line in lines:
+                if line.startswith(b"data:"):
+                    yield line[5:].strip()
         if len(rest) > _EVENT_BYTES:
-            raise UpstreamError("llama-server sent an event without end")
-
-
-def _decoded(data: bytes) -> _Chunk:
-    try:
-        return msgspec.json.decode(data, type=_Chunk)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise UpstreamError(f"llama-server's stream holds what is no event of a chat: {data[:80]!r}") from exc
+            raise UpstreamError(f"{server} sent an event without end")

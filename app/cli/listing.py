@@ -56,6 +56,8 @@ def _model(spec: ModelSpec, snapshot: Snapshot) -> Row:
         "size_bytes": weights.size_bytes if weights else None,
         "context_length": spec.run.context_length,
         "kind": sorted(spec.run.kinds),
+        "modalities": spec.modalities,
+        "draft_model": spec.draft_name,
         "parameters": facts and facts.parameters,
         "quantisation": facts and facts.quantisation,
         "aliases": section.aliases,
@@ -73,6 +75,9 @@ def _notes(row: Row) -> str:
         "default": row["default"],
         "recommended": row["recommended"],
         "not in the manifest": not row["in_manifest"],
+        "takes images": "image" in (row["modalities"] or ()),
+        "takes sound": "audio" in (row["modalities"] or ()),
+        "drafted": row["draft_model"] is not None,
         "file missing": row["size_bytes"] is None and row["remote"] is None,
         "cannot start": row["problem"],
     }

@@ -31,6 +31,7 @@ from app.live.inputs import first_snapshot, host_memory, probe
 from app.live.lastgood import read_last_good
 from app.live.plan import Plan, make_plan
 from app.live.snapshot import Snapshot
+from app.manifest.cautions import cautions
 from app.manifest.load import Loaded, read_manifest
 from app.manifest.schema import DockerEngineSection
 from app.settings import Settings, read_settings
@@ -46,6 +47,8 @@ def check(options: argparse.Namespace) -> int:
     settings = read_settings(manifest=options.file)
     snapshot = _snapshot(read_manifest(settings.manifest), settings)
     print(f"{settings.manifest}: right; {len(snapshot.models)} models, profile {snapshot.profile.name}")
+    for line in cautions(snapshot.manifest):
+        print(f"  caution: {line}")
     for line in _change(snapshot, settings)[1]:
         print(f"  {line}")
     return DONE
@@ -145,9 +148,8 @@ async def _look_ahead(snapshot: Snapshot, settings: Settings, memory: MemoryStat
         found = fit_on_empty_host(with_preview(spec, preview), memory)
         lines = "; ".join(arithmetic_lines(found))
         said = preview.problem or (found.message if isinstance(found, Shortfall) else f"it would fit: {lines}")
-        note = f" (by its size alone, since its header could not be read: {preview.note})" if preview.note else ""
         fits = isinstance(found, Fitted) and preview.problem is None
-        return {"bytes": preview.size_bytes, "fits": fits, "message": f"{said}{note}"}
+        return {"bytes": preview.download_bytes, "fits": fits, "message": f"{said}{preview.caveat}"}
 
     return dict(zip([spec.key for spec in specs], await asyncio.gather(*map(look, specs)), strict=True))
 

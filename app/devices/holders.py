@@ -13,6 +13,9 @@ import psutil
 from app.devices.ask import printable
 from app.devices.cpu import read
 
+_LOOKS = 5
+"""A process between fork and exec has all that its parent has, for less than a look takes: so two looks must agree."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -35,13 +38,21 @@ def port_holder(host: str, port: int) -> Holder | None:
         port: TCP.
     """
     wanted = ipaddress.ip_address(host)
+    pids = _listeners(wanted, port)
+    for _ in range(_LOOKS - 1):
+        before, pids = pids, _listeners(wanted, port)
+        if pids == before:
+            break
+    return _holder(pids[0]) if pids else None
+
+
+def _listeners(wanted: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> list[int | None]:
     try:
         connections = psutil.net_connections(kind="tcp")
     except (psutil.Error, OSError):  # macOS shows them to root only
-        return None
+        return []
     listening = [(each.pid, *each.laddr) for each in connections if each.status == psutil.CONN_LISTEN and each.laddr]
-    pids = [pid for pid, ip, number in listening if number == port and _meets(wanted, ip)]
-    return _holder(pids[0]) if pids else None
+    return [pid for pid, ip, number in listening if number == port and _meets(wanted, ip)]
 
 
 def _meets(wanted: ipaddress.IPv4Address | ipaddress.IPv6Address, other: str) -> bool:

@@ -41,6 +41,22 @@ class RunSpec:
     numa: Numa = "off"
     adapters: tuple[WeightsId, ...] = ()
     """LoRA adapters laid over the weights, each at its full strength."""
+    mmproj: WeightsId | None = None
+    """The multimodal projector."""
+    draft_model: WeightsId | None = None
+    """What guesses tokens for this one to check."""
+    draft_tokens: int | None = None
+    """How many it guesses at once; None for llama-server's own number."""
+
+    @property
+    def files(self) -> tuple[WeightsId, ...]:
+        """Every file that llama-server is told of, the weights first."""
+        return tuple(file for file in (self.weights, *self.adapters, self.mmproj, self.draft_model) if file is not None)
+
+    @property
+    def files_bytes(self) -> int:
+        """All of them together; of one in several parts the first counts."""
+        return sum(file.size_bytes for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ The flags are an allow-list: what is not written here cannot reach llama-server.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 
-from app.engines.base import Fit, Launch, RunSpec
+from app.engines.base import Fit, Launch, RunSpec, WeightsId
 from app.errors import EngineError
 from app.manifest.schema import Kind
 
@@ -36,6 +36,10 @@ _SPARE_HTTP_THREADS = 16
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "TZ", "TMPDIR", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 """All that a llama-server may know of our environment: no key, no token, no LLAMA_ARG_* that would add flags."""
 
+NO_PROGRAMS = {"LLAMA_ARG_VIDEO_FFMPEG_DIR": "/nonexistent"}
+"""llama-server hands what it takes for no image to ffmpeg where there is one: a client's bytes, to a large program with
+our rights. By the environment, since one that knows no such option would refuse it."""
+
 
 def socket_name(number: int, key: str) -> str:
     """The file name of an instance's socket: the number makes it one path for each, the key says whose it is."""
@@ -56,21 +60,19 @@ def launch_for(
         EngineError: The model has no file, llama-server would read an adapter's path as two, or the socket's path is
             too long for the kernel.
     """
-    if run.weights is None:
-        raise EngineError(f"{key} has no file on disk")
-    for adapter in run.adapters:
-        if "," in str(adapter.path):
-            raise EngineError(f"llama-server takes {adapter.path} for two files; rename it without the comma")
     if len(str(socket).encode()) > _SOCKET_BYTES:
         raise EngineError(
             f"the socket path {socket} is longer than {_SOCKET_BYTES} bytes; point TMPDIR at a shorter folder"
         )
-    passed = {name: environment[name] for name in _PASSED_ON if name in environment} | {"HOME": "/nonexistent"}
+    passed = {name: environment[name] for name in _PASSED_ON if name in environment} | {
+        "HOME": "/nonexistent",
+        **NO_PROGRAMS,
+    }
     if fit is not None and fit.gpus:
         # By nvidia-smi's numbers: CUDA's own order is by speed. No other card then keeps a context for this model.
         visible = ",".join(map(str, fit.gpus))
         passed |= {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    return Launch(key, arguments(key, run, run.weights.path, socket, fit=fit), socket, passed, run, fit)
+    return Launch(key, arguments(key, run, socket, fit=fit), socket, passed, run, fit)
 
 
 def batch_tokens(kinds: frozenset[Kind], context_length: int) -> int:
@@ -106,25 +108,32 @@ def _devices(run: RunSpec, fit: Fit, *, computed: bool) -> dict[str, str | int]:
 def arguments(
     key: str,
     run: RunSpec,
-    model: Path,
     socket: Path,
     *,
-    adapters: Sequence[Path] | None = None,
+    places: Mapping[Path, PurePath] | None = None,
     fit: Fit | None = None,
 ) -> tuple[str, ...]:
-    """The argument list for files that lie at these places.
+    """The argument list for a run.
 
     Args:
         key: The model's key.
         run: What is to be run.
-        model: Where llama-server finds the weights.
         socket: Where it is to serve.
-        adapters: Where it finds the adapters; where they lie here if None.
+        places: Where llama-server finds each file of the run; where it lies here if None.
         fit: What was decided for this start; the run's own numbers if None.
+
+    Raises:
+        EngineError: The model has no file, or llama-server would read an adapter's path as two.
     """
+    if run.weights is None:
+        raise EngineError(f"{key} has no file on disk")
+
+    def place_of(file: WeightsId) -> PurePath:
+        return places[file.path] if places is not None else file.path
+
     given, fit = fit, fit or as_written(run)
     pairs = {
-        "--model": model,
+        "--model": place_of(run.weights),
         "--host": socket,
         # Without an alias the file's path shows in answers; with several the alphabetically first would.
         "--alias": key,
@@ -140,10 +149,35 @@ def arguments(
     }
     if run.cache_type is not None:
         pairs |= {"--cache-type-k": run.cache_type, "--cache-type-v": run.cache_type}
-    paths = [adapter.path for adapter in run.adapters] if adapters is None else adapters
-    flags = [part for path in paths for part in ("--lora", str(path))]
+    if run.mmproj is not None:
+        pairs["--mmproj"] = place_of(run.mmproj)
+    if run.draft_model is not None:
+        pairs |= _draft(run, place_of(run.draft_model), fit)
+    flags = [part for adapter in run.adapters for part in ("--lora", _whole(place_of(adapter)))]
+    flags += ["--no-mmproj-offload"] if run.mmproj is not None and fit.gpu_layers == 0 else []
     flags += ["--no-webui", "--offline"]
     if "embedding" in run.kinds:
         # Serves embeddings and chat; without it /v1/embeddings answers 501.
         flags += ["--embeddings", "--pooling", "mean"]
     return (*(str(part) for pair in pairs.items() for part in pair), *flags)
+
+
+def _draft(run: RunSpec, model: PurePath, fit: Fit) -> dict[str, str | int | PurePath]:
+    """The draft model lies where the first layers of its model go: wholly on the GPU, or not at all."""
+    # Without a type llama-server loads the draft model, and lets go of it again.
+    pairs: dict[str, str | int | PurePath] = {"--spec-draft-model": model, "--spec-type": "draft-simple"}
+    if run.draft_tokens is not None:
+        pairs["--spec-draft-n-max"] = run.draft_tokens
+    if fit.gpu_layers is not None:
+        pairs["--spec-draft-ngl"] = 0 if fit.gpu_layers == 0 else 999
+    # It works while its model waits, so the two share threads.
+    pairs["--spec-draft-threads"] = fit.threads
+    if run.cache_type is not None:
+        pairs |= {"--spec-draft-type-k": run.cache_type, "--spec-draft-type-v": run.cache_type}
+    return pairs
+
+
+def _whole(path: PurePath) -> str:
+    if "," in str(path):
+        raise EngineError(f"llama-server takes {path} for two files; rename it without the comma")
+    return str(path)

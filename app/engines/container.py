@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from app.devices.gpus import NVIDIA_SMI
-from app.engines.base import Fit, RunSpec, WeightsId
-from app.engines.command import arguments
+from app.engines.base import Fit, RunSpec
+from app.engines.command import NO_PROGRAMS, arguments
 from app.engines.placement import Placement
 from app.errors import EngineError
 from app.manifest.schema import DockerEngineSection
@@ -90,8 +90,7 @@ def places_inside(run: RunSpec) -> dict[Path, PurePosixPath]:
     """
     if run.weights is None:
         raise EngineError("it has no file on disk")
-    files: tuple[WeightsId, ...] = (run.weights, *run.adapters)
-    return {file.path: PurePosixPath(f"/m/{number}") / file.path.name for number, file in enumerate(files)}
+    return {file.path: PurePosixPath(f"/m/{number}") / file.path.name for number, file in enumerate(run.files)}
 
 
 def files_of(run: RunSpec) -> Iterator[tuple[Path, PurePosixPath]]:
@@ -107,14 +106,13 @@ def files_of(run: RunSpec) -> Iterator[tuple[Path, PurePosixPath]]:
 def body_of(order: Order) -> Body:
     """What Docker is asked to create; the names are those of its API, and of ``docker inspect``."""
     run, section, place = order.run, section_of(order.run), order.placement
-    model, *adapters = map(Path, places_inside(run).values())
     # A container that keeps to a node has no other nodes, and llama-server need not look for them.
     run = replace(run, numa="off") if place.keeps_to else run
     fit = order.fit and replace(order.fit, cpus=())
     body = _walled_in(order.image, order.user, order.labels)
     body |= {
         "Entrypoint": ["llama-server"],
-        "Cmd": list(arguments(order.key, run, model, Path(SOCKET_INSIDE), adapters=adapters, fit=fit)),
+        "Cmd": list(arguments(order.key, run, Path(SOCKET_INSIDE), places=places_inside(run), fit=fit)),
         "Env": [*body["Env"], _NO_GPUS if place.gpus == () else _GPU_ORDER],
     }
     body["HostConfig"] |= {
@@ -143,7 +141,7 @@ def _walled_in(image: Image, user: str, labels: Mapping[str, str]) -> Body:
         "Image": image.id,
         "User": user,
         "WorkingDir": "/",
-        "Env": ["HOME=/tmp", "CUDA_CACHE_PATH=/tmp/cuda"],
+        "Env": ["HOME=/tmp", "CUDA_CACHE_PATH=/tmp/cuda", *(f"{name}={value}" for name, value in NO_PROGRAMS.items())],
         "Tty": False,
         "OpenStdin": False,
         "StopSignal": "SIGTERM",
@@ -267,8 +265,10 @@ def host_path(path: Path, mounts: Sequence[Mapping[str, Any]] | None) -> str:
 
 def spec_digest(run: RunSpec) -> str:
     """Of all of a run but its numbers (layers, context, slots, threads): what two readers of it must agree on."""
-    files = [file and [str(file.path), file.size_bytes, file.modified_ns] for file in (run.weights, *run.adapters)]
-    told = [run.engine.model_dump(mode="json"), sorted(run.kinds), files, run.cache_type, run.numa]
+    # One list for each part: an adapter is no draft model, whatever the file.
+    parts = ((run.weights,), run.adapters, (run.mmproj,), (run.draft_model,))
+    files = [[file and [str(file.path), file.size_bytes, file.modified_ns] for file in part] for part in parts]
+    told = [run.engine.model_dump(mode="json"), sorted(run.kinds), files, run.draft_tokens, run.cache_type, run.numa]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

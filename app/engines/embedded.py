@@ -67,6 +67,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     option("--pooling", "pooling_type", choices=("none", "mean", "cls", "last", "rank"))
     option("--chat-template-file", "chat_template", type=_existing_file)
     option("--lora", "lora_adapters", type=_existing_file, action="append")
+    option("--mmproj", "mmproj", type=_existing_file)
+    option("--no-mmproj-offload", "mmproj_use_gpu", action="store_false")
+    option("--spec-draft-model", "draft_model", type=_existing_file)
+    option("--spec-type", "draft_type", choices=("draft-simple",))
+    option("--spec-draft-n-max", "draft_n_max", type=int)
+    option("--spec-draft-ngl", "draft_n_gpu_layers", type=_layers)
+    option("--spec-draft-threads", "draft_threads", type=int)
+    option("--spec-draft-type-k", "draft_cache_type_k", choices=_CACHE_TYPES)
+    option("--spec-draft-type-v", "draft_cache_type_v", choices=_CACHE_TYPES)
     option("--numa", "numa", choices=("distribute", "isolate", "numactl"))
     option("--no-webui", "ui", action="store_false")
     option("--offline", "offline", action="store_true")
@@ -106,6 +115,11 @@ def params_for(given: argparse.Namespace, xllamacpp: Any) -> Any:
         params.chat_template = values.pop("chat_template").read_text(encoding="utf-8")
     if "lora_adapters" in values:
         params.lora_adapters = [_adapter(path, xllamacpp) for path in values.pop("lora_adapters")]
+    if "mmproj" in values:
+        params.mmproj.path = str(values.pop("mmproj"))
+        # What it takes for no image it would hand to ffmpeg, where there is one.
+        params.video_ffmpeg_bin_dir = "/nonexistent"
+    _fill_draft(params, {name: values.pop(name) for name in tuple(values) if name.startswith("draft_")}, xllamacpp)
     enums = {
         "cache_type_k": (xllamacpp.ggml_type, "GGML_TYPE_"),
         "cache_type_v": (xllamacpp.ggml_type, "GGML_TYPE_"),
@@ -119,6 +133,23 @@ def params_for(given: argparse.Namespace, xllamacpp: Any) -> Any:
         else:
             setattr(params, attribute, _ON_OFF.get(value, value))
     return params
+
+
+def _fill_draft(params: Any, values: dict[str, Any], xllamacpp: Any) -> None:
+    """Fill what was given of a draft model."""
+    draft = params.speculative.draft
+    if "draft_model" in values:
+        draft.mparams.path = str(values.pop("draft_model"))
+    if "draft_type" in values:
+        kind = values.pop("draft_type").upper().replace("-", "_")
+        params.speculative.types = [xllamacpp.common_speculative_type[f"COMMON_SPECULATIVE_TYPE_{kind}"]]
+    if "draft_threads" in values:
+        draft.cpuparams.n_threads = draft.cpuparams_batch.n_threads = values.pop("draft_threads")
+    for name, value in values.items():
+        is_type = name.startswith("draft_cache_type")
+        setattr(
+            draft, name.removeprefix("draft_"), xllamacpp.ggml_type[f"GGML_TYPE_{value.upper()}"] if is_type else value
+        )
 
 
 def _adapter(path: Path, xllamacpp: Any) -> Any:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from app.fleet.estimate import Demand
+from app.fleet.estimate import Demand, Draft
 from app.fleet.fit import Fitted, Shortfall, find_fit, find_smaller_fit
 from app.fleet.memory import Booking, Reading, Room, room_for
 from app.fleet.records import still_cramped
 from app.fleet.spec import ModelSpec
 from app.fleet.states import FleetState, InstanceFacts, Limits, MemoryState
+from app.weights.gguf import GgufFacts
+from app.weights.inventory import WeightsFile
 
 
 def demand_of(spec: ModelSpec, memory: MemoryState) -> Demand:
@@ -21,7 +23,22 @@ def demand_of(spec: ModelSpec, memory: MemoryState) -> Demand:
     weights = spec.run.weights
     facts = spec.facts or (memory.facts.get(weights) if weights else None)
     size_bytes = spec.weights_bytes or (weights.size_bytes if weights else 0)
-    return Demand(spec.key, spec.run, facts, size_bytes, memory.ratios.get(spec.key, 1.0), memory.base_bytes)
+    projector, draft = spec.companions.mmproj, spec.companions.draft
+    seen = _facts(projector, memory) if projector else None
+    return Demand(
+        spec.key,
+        spec.run,
+        facts,
+        size_bytes,
+        memory.ratios.get(spec.key, 1.0),
+        memory.base_bytes,
+        seen.projector if seen else None,
+        Draft(_facts(draft, memory), draft.all_bytes) if draft else None,
+    )
+
+
+def _facts(file: WeightsFile, memory: MemoryState) -> GgufFacts | None:
+    return file.facts or memory.facts.get(file.id)
 
 
 def fit_on_empty_host(spec: ModelSpec, memory: MemoryState) -> Fitted | Shortfall:

@@ -7,7 +7,9 @@ more than everything else that AirLab does for a request.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
+import time
 from pathlib import Path
 
 import httptools
@@ -19,6 +21,10 @@ _HEAD_BYTES = 64 * 1024
 """More than this without a piece of a body is no head: the parser would keep it, and copy it anew for each piece."""
 
 
+class SilentError(TimeoutError):
+    """Nothing came for so long that it was given up."""
+
+
 class Channel(asyncio.Protocol):
     """One connection, and the one answer that comes on it now."""
 
@@ -28,6 +34,10 @@ class Channel(asyncio.Protocol):
         """Use ``connect``."""
         self.status = 0
         self.content_type = "application/octet-stream"
+        self.retry_after = ""
+        """When it says that it is worth asking again."""
+        self.first_byte_s = self.next_byte_s = math.inf
+        """How long it may be silent before the first byte of a body, and after it. A comment in a stream is silence."""
         self.began = False
         """The status line and the headers are there."""
         self.complete = False
@@ -39,13 +49,20 @@ class Channel(asyncio.Protocol):
         self.idle_since_s = 0.0
         self._parts: list[bytes] = []
         self._waiting_bytes = self._head_bytes = 0
-        self._paused = False
+        self._silent_s = 0.0
+        """How long it was waited for since it last said something: not while what came was not taken."""
+        self._paused = self._is_framed = self._spoke = self._has_news = False
         self._waiter: asyncio.Future[None] | None = None
 
     @property
     def is_stream(self) -> bool:
         """True when the answer is server-sent events."""
-        return self.content_type.startswith("text/event-stream")
+        return self.media_type == "text/event-stream"
+
+    @property
+    def media_type(self) -> str:
+        """What the answer says that it is, without parameters."""
+        return self.content_type.partition(";")[0].strip().lower()
 
     @classmethod
     async def connect(cls, socket: Path) -> Channel:
@@ -64,20 +81,38 @@ class Channel(asyncio.Protocol):
     def begin(self, request: bytes) -> None:
         """Send a request, whole, and forget the answer before it."""
         self._parser = httptools.HttpResponseParser(self)
-        self.began = self.complete = self.reusable = False
-        self._head_bytes = 0
-        self.content_type = "application/octet-stream"
+        self.began = self.complete = self.reusable = self._is_framed = self._spoke = self._has_news = False
+        self._head_bytes, self._silent_s = 0, 0.0
+        self.content_type, self.retry_after = "application/octet-stream", ""
         self._transport.write(request)
 
     async def more(self) -> None:
-        """Wait for news: the head, a piece of the body, the end. Raises ``lost``."""
+        """Wait for news: the head, a piece of the body, the end. Raises ``lost``, and SilentError where none comes."""
         if self.lost is not None:
             raise self.lost
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
         self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+        if self.first_byte_s < math.inf:
+            await self._in_time(self._waiter)
+        else:
+            await self._waiter
+
+    async def _in_time(self, news: asyncio.Future[None]) -> None:
+        if self._has_news:
+            self._spoke, self._has_news, self._silent_s = True, False, 0.0
+        limit_s, begun_s = self.next_byte_s if self._spoke else self.first_byte_s, time.monotonic()
+        try:
+            async with asyncio.timeout(limit_s - self._silent_s):
+                await news
+        except TimeoutError as exc:
+            if self.lost is not None:  # that was the connection's own
+                raise
+            self.lost = SilentError(f"sent nothing for {limit_s:g} s")
+            self._transport.abort()
+            raise self.lost from exc
+        self._silent_s += time.monotonic() - begun_s
 
     def take(self) -> bytes:
         """What has come of the body since it was last taken."""
@@ -115,6 +150,11 @@ class Channel(asyncio.Protocol):
             self._transport.pause_reading()
         self._wake()
 
+    def eof_received(self) -> None:
+        """It sends no more; an answer without a length ends so."""
+        if self.began and not self._is_framed and self.lost is None:
+            self.complete = True
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits."""
         self.lost = self.lost or exc or ConnectionResetError("the connection was closed")
@@ -133,9 +173,14 @@ class Channel(asyncio.Protocol):
     # The parser's news
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep the one that is passed on."""
-        if name.lower() == b"content-type":
-            self.content_type = value.decode("latin-1")
+        """Keep those that somebody asks for."""
+        match name.lower():
+            case b"content-type":
+                self.content_type = value.decode("latin-1")
+            case b"retry-after":
+                self.retry_after = value.decode("latin-1")
+            case b"content-length" | b"transfer-encoding":
+                self._is_framed = True
 
     def on_headers_complete(self) -> None:
         """The head is there."""
@@ -144,6 +189,8 @@ class Channel(asyncio.Protocol):
 
     def on_body(self, piece: bytes) -> None:
         """Keep a piece of the body."""
+        if self.first_byte_s < math.inf and not self._has_news:
+            self._has_news = not (self.is_stream and is_comment(piece))
         self._parts.append(piece)
         self._waiting_bytes += len(piece)
         self._head_bytes = 0
@@ -152,3 +199,11 @@ class Channel(asyncio.Protocol):
         """The end."""
         self.complete = self.began
         self.reusable = self._parser.should_keep_alive()
+
+
+def is_comment(piece: bytes) -> bool:
+    """Whether a piece of a stream says nothing: llama-server keeps one alive so, also while nothing moves in it.
+
+    A thread of its own sends these comments, every 30 s (``--sse-ping-interval``; measured).
+    """
+    return piece[:1] in b":\r\n" and all(not line or line.startswith(b":") for line in piece.splitlines())

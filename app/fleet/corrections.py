@@ -25,7 +25,7 @@ class Measured:
     """One run of a model, after its first request."""
 
     weights_bytes: int
-    """Of the file that was run: another file is another model."""
+    """Of the files that were run: other files are another model."""
     estimated_bytes: int
     """On the host, without a correction."""
     measured_bytes: int
@@ -38,12 +38,8 @@ class Measured:
 
 def ratios_of(known: Mapping[str, Measured], models: Mapping[str, ModelSpec]) -> dict[str, float]:
     """By what the estimates of these models are multiplied: of those whose file is still the one that was run."""
-    pairs = ((key, known.get(key), spec.run.weights) for key, spec in models.items())
-    return {
-        key: found.ratio
-        for key, found, weights in pairs
-        if found and weights and found.weights_bytes == weights.size_bytes
-    }
+    pairs = ((key, known.get(key), spec.run) for key, spec in models.items() if spec.run.weights)
+    return {key: found.ratio for key, found, run in pairs if found and found.weights_bytes == run.files_bytes}
 
 
 def read_corrections(file: Path) -> dict[str, Measured]:

@@ -32,8 +32,12 @@ def dropped_models(manifest: Manifest, weights: Inventory) -> dict[str, DroppedM
     """Models by key, the key made from the file's name; a name that the manifest uses stays the manifest's."""
     taken = {RESERVED, *(key.casefold() for key in manifest.models)}
     taken |= {alias.casefold() for model in manifest.models.values() for alias in model.aliases}
+    # A projector is part of a model. One that nobody names is shown, so that it can be said what to do with it.
+    named = {file.sidecar.mmproj for file in weights.dropped if file.sidecar is not None}
     models = {}
     for file in weights.dropped:
+        if file.name in named:
+            continue
         key = _free_key(PurePosixPath(file.name).stem, taken)
         taken.add(key.casefold())
         model = _model(file, manifest, weights)

@@ -12,44 +12,32 @@ Nobody measured a CUDA context: its size is the larger of what is told of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from app.engines.base import Fit, RunSpec
-from app.engines.command import batch_tokens
-from app.manifest.schema import CacheType
+from app.fleet.sizes import Cache, Weights
 from app.units import MIB, format_bytes
 from app.weights.gguf import GgufFacts
 from app.weights.layout import Layout
+from app.weights.projector import Projector
 
 RAM = "RAM"
 """The host's memory, where it is one."""
 SOME_GPU = "GPU"
 """A GPU of which nobody could say how much memory it has."""
 
-_KV_BYTES: Mapping[CacheType, float] = {
-    "f32": 4,
-    "f16": 2,
-    "bf16": 2,
-    "q8_0": 34 / 32,
-    "q4_0": 18 / 32,
-    "q4_1": 20 / 32,
-    "iq4_nl": 18 / 32,
-    "q5_0": 22 / 32,
-    "q5_1": 24 / 32,
-}
-"""Bytes for one value of the KV cache."""
-_CELLS = 256
-"""Contexts are rounded up to a multiple of this."""
 _PROCESS_BYTES, _TOKEN_BYTES, _MERGE_BYTES = 19 * MIB, 160, 200
 """Program and libraries; then the vocabulary's tables."""
 _CUDA_CONTEXT_BYTES, _CUDA_HOST_BYTES = 600 * MIB, 250 * MIB
-_CHECKPOINT_TOKENS, _SPARE_CHECKPOINTS = 8192, 2
-"""llama-server saves what the windows of a slot hold after so many tokens, and beside the newest prompt."""
 _UNREAD_SHARE = 1.1
-_CORRECTION = "more, by its last run"
-_ACTIVATIONS, _FEED_FORWARDS = 5, 3
-"""Vectors of a token that are alive at once, at the widest place of a layer."""
+_COMPUTE, _CORRECTION = "compute buffers", "more, by its last run"
+_PROJECTOR_BYTES, _IMAGES_AT_START, _IMAGES_IN_WORK, _IMAGE_ACTIVATIONS = 3 * MIB, 2, 3, 4
+"""Library and buffers; copies of one image as numbers, for its first try and at work; vectors alive for each patch."""
+_READ_PIXEL_BYTES, _READ_HEAP_BYTES = 13, 110 * MIB
+"""A picture as it is unpacked; then what the heap keeps of the bodies that it came in, by 17 threads or more."""
+MAX_IMAGE_PIXELS = 2**24
+"""Pixels of all images of a request, together: what the API lets through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +96,15 @@ def _by_device(items: Iterable[Item]) -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A draft model: another model beside the first."""
+
+    facts: GgufFacts | None
+    weights_bytes: int
+    """All files of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """A model that asks for memory."""
 
@@ -120,6 +117,10 @@ class Demand:
     """What its last run took on the host, against what had been estimated for it."""
     base_bytes: int = 0
     """What its engine adds to what llama-server itself takes."""
+    projector: Projector | None = None
+    """What the header of its multimodal projector says, where it has one and that was read."""
+    draft: Draft | None = None
+    """Its draft model, where it has one."""
 
 
 def estimate(demand: Demand, fit: Fit, hosts: tuple[str, ...] = (RAM,)) -> Estimate:
@@ -133,7 +134,9 @@ def estimate(demand: Demand, fit: Fit, hosts: tuple[str, ...] = (RAM,)) -> Estim
     layout = demand.facts.layout if demand.facts else None
     if demand.facts is None or layout is None:
         device = _gpus(fit)[0] if fit.gpu_layers else hosts[0]
-        size_bytes = int(demand.weights_bytes * _UNREAD_SHARE)
+        beside = demand.draft.weights_bytes if demand.draft else 0
+        beside += demand.run.mmproj.size_bytes if demand.run.mmproj else 0
+        size_bytes = int((demand.weights_bytes + beside) * _UNREAD_SHARE)
         return Estimate((Item("weights, their header unread", device, size_bytes, mapped=device in hosts),), False)
     shares = list(_items(demand, demand.facts, layout, fit))
     if demand.ratio > 1:
@@ -155,36 +158,81 @@ def _gpus(fit: Fit) -> tuple[str, ...]:
 
 
 def _items(demand: Demand, facts: GgufFacts, layout: Layout, fit: Fit) -> Iterator[Item]:
-    run, layers = demand.run, len(layout.layer_bytes)
-    offloaded = layers_on_gpu(layers, fit.gpu_layers)
-    first = layers - offloaded
-    gpu, on_host, on_gpu = SOME_GPU, range(first), range(first, layers)
-    weights = _Weights(layout, demand.weights_bytes)
+    run, cache = demand.run, Cache(facts, layout, demand.run, fit)
+    yield from _language_model(demand.run, facts, layout, demand.weights_bytes, fit)
+    if fit.gpu_layers != 0:
+        yield Item("CUDA context", SOME_GPU, _CUDA_CONTEXT_BYTES)
+    if run.adapters:
+        size_bytes = sum(adapter.size_bytes for adapter in run.adapters)
+        yield Item("adapters", SOME_GPU if fit.gpu_layers else RAM, size_bytes)
+    process = _PROCESS_BYTES + demand.base_bytes + _vocabulary_bytes(facts, layout, fit)
+    yield Item("process", RAM, process + (_CUDA_HOST_BYTES if fit.gpu_layers != 0 else 0))
+    if demand.draft is not None:
+        yield from _draft(run, demand.draft, fit)
+    if run.mmproj is not None:
+        yield from _projector(demand.projector, run.mmproj.size_bytes, fit)
+    if cache.output_bytes:
+        yield Item("outputs of texts to embed", RAM, cache.output_bytes, grows=True)
+    if cache.checkpoint_bytes:
+        yield Item("saved windows", RAM, cache.checkpoint_bytes, grows=True)
+    yield Item("old prompts", RAM, fit.cache_ram_mib * MIB, grows=True)
+
+
+def _language_model(run: RunSpec, facts: GgufFacts, layout: Layout, weights_bytes: int, fit: Fit) -> Iterator[Item]:
+    """Weights, cache and buffers of one model."""
+    layers = len(layout.layer_bytes)
+    first = layers - layers_on_gpu(layers, fit.gpu_layers)
+    on_host, on_gpu = range(first), range(first, layers)
+    weights, cache = Weights(layout, weights_bytes), Cache(facts, layout, run, fit)
     kept = weights.input_bytes + (weights.output_bytes if fit.gpu_layers == 0 else 0)
     yield Item("weights", RAM, kept + weights.of(on_host), mapped=True)
     if repacked := sum(layout.repacked_bytes[layer] for layer in on_host):
         yield Item("weights laid out anew", RAM, repacked)
-    kv = _Cache(facts, layout, run, fit)
-    if cached := kv.bytes_of(on_host):
+    if cached := cache.bytes_of(on_host):
         yield Item(f"KV cache of {fit.slots} x {fit.context_length} tokens", RAM, cached)
     if fit.gpu_layers != 0:
         # A model without an output of its own has its input there a second time.
-        yield Item("weights", gpu, weights.of(on_gpu) + max(weights.output_bytes, weights.input_bytes))
-        yield Item(f"KV cache of {fit.slots} x {fit.context_length} tokens", gpu, kv.bytes_of(on_gpu))
-        yield Item("compute buffers", gpu, kv.compute_bytes)
-        yield Item("CUDA context", gpu, _CUDA_CONTEXT_BYTES)
+        yield Item("weights", SOME_GPU, weights.of(on_gpu) + max(weights.output_bytes, weights.input_bytes))
+        yield Item(f"KV cache of {fit.slots} x {fit.context_length} tokens", SOME_GPU, cache.bytes_of(on_gpu))
+        yield Item(_COMPUTE, SOME_GPU, cache.compute_bytes)
     if on_host:
-        yield Item("compute buffers", RAM, kv.compute_bytes)
-    if run.adapters:
-        yield Item("adapters", gpu if fit.gpu_layers else RAM, sum(adapter.size_bytes for adapter in run.adapters))
-    process = _PROCESS_BYTES + layout.tokens * _TOKEN_BYTES + layout.merges * _MERGE_BYTES + demand.base_bytes
-    process += fit.slots * (layout.tokens + (facts.embedding_length or 0)) * 4
-    yield Item("process", RAM, process + (_CUDA_HOST_BYTES if fit.gpu_layers != 0 else 0))
-    if kv.output_bytes:
-        yield Item("outputs of texts to embed", RAM, kv.output_bytes, grows=True)
-    if kv.checkpoint_bytes:
-        yield Item("saved windows", RAM, kv.checkpoint_bytes, grows=True)
-    yield Item("old prompts", RAM, fit.cache_ram_mib * MIB, grows=True)
+        yield Item(_COMPUTE, RAM, cache.compute_bytes)
+
+
+def _vocabulary_bytes(facts: GgufFacts, layout: Layout, fit: Fit) -> int:
+    """Tables of tokens, and what one step puts out for each slot."""
+    tables = layout.tokens * _TOKEN_BYTES + layout.merges * _MERGE_BYTES
+    return tables + fit.slots * (layout.tokens + (facts.embedding_length or 0)) * 4
+
+
+def _draft(run: RunSpec, draft: Draft, fit: Fit) -> Iterator[Item]:
+    """A whole model more, with a context of the same size; on the GPU or not at all."""
+    fit = replace(fit, gpu_layers=0 if fit.gpu_layers == 0 else -1)
+    layout = draft.facts.layout if draft.facts else None
+    if draft.facts is None or layout is None:
+        device = SOME_GPU if fit.gpu_layers else RAM
+        yield Item("draft model, its header unread", device, int(draft.weights_bytes * _UNREAD_SHARE))
+        return
+    for item in _language_model(run, draft.facts, layout, draft.weights_bytes, fit):
+        yield replace(item, what=f"draft model's {item.what}")
+    yield Item("draft model's vocabulary", RAM, _vocabulary_bytes(draft.facts, layout, fit))
+    if windows := Cache(draft.facts, layout, run, fit).checkpoint_bytes:
+        yield Item("draft model's saved windows", RAM, windows, grows=True)
+
+
+def _projector(projector: Projector | None, size_bytes: int, fit: Fit) -> Iterator[Item]:
+    """A multimodal projector, which is read and not mapped, and what images take on their way through it."""
+    # llama.cpp puts it on the first GPU, and shares it with none.
+    device = _gpus(fit)[0] if fit.gpu_layers != 0 else RAM
+    image_bytes = 3 * 4 * projector.image_size**2 if projector else 0
+    yield Item("projector", device, size_bytes)
+    yield Item("projector's process", RAM, _PROJECTOR_BYTES + _IMAGES_AT_START * image_bytes)
+    if projector is not None and projector.patches:
+        vectors = projector.feed_forward_length + _IMAGE_ACTIVATIONS * projector.embedding_length
+        buffers = 4 * projector.patches * vectors + _IMAGES_IN_WORK * image_bytes
+        yield Item("buffers for an image", device, buffers, grows=device == RAM)
+    reading = fit.slots * MAX_IMAGE_PIXELS * _READ_PIXEL_BYTES + _READ_HEAP_BYTES
+    yield Item("images being read", RAM, reading, grows=True)
 
 
 def _shared(item: Item, devices: tuple[str, ...], fit: Fit) -> Iterator[Item]:
@@ -193,86 +241,7 @@ def _shared(item: Item, devices: tuple[str, ...], fit: Fit) -> Iterator[Item]:
         devices = _gpus(fit)
     weights = fit.gpu_shares if item.device == SOME_GPU and fit.gpu_shares else (1,) * len(devices)
     # Each GPU has a context and buffers of its own.
-    whole = item.what in {"CUDA context", "compute buffers"} and item.device == SOME_GPU
+    whole = item.device == SOME_GPU and (item.what == "CUDA context" or item.what.endswith(_COMPUTE))
     for device, weight in zip(devices, weights, strict=True):
         size_bytes = item.size_bytes if whole else item.size_bytes * weight // max(1, sum(weights))
         yield Item(item.what, device, size_bytes, item.grows, item.mapped)
-
-
-class _Weights:
-    """A model's tensors; those of one in several files are taken to be alike in all layers."""
-
-    def __init__(self, layout: Layout, weights_bytes: int) -> None:
-        self._layout, layers = layout, len(layout.layer_bytes)
-        self.input_bytes, self.output_bytes = layout.input_bytes, layout.output_bytes
-        rest = weights_bytes - self.input_bytes - self.output_bytes
-        self._each = rest // layers if layout.parts > 1 else None
-
-    def of(self, layers: range) -> int:
-        if self._each is not None:
-            return self._each * len(layers)
-        return sum(self._layout.layer_bytes[layer] for layer in layers)
-
-
-class _Cache:
-    """Keys and values of one start, and the buffers whose size follows from them."""
-
-    def __init__(self, facts: GgufFacts, layout: Layout, run: RunSpec, fit: Fit) -> None:
-        self._facts, self._layout, self._fit = facts, layout, fit
-        self._value_bytes = _KV_BYTES[run.cache_type or "f16"]
-        self._batch = min(batch_tokens(run.kinds, fit.context_length), fit.context_length)
-        self._cells = _rounded(fit.context_length)
-        window = facts.sliding_window or 0
-        self._window_cells = min(self._cells, _rounded(window + self._batch))
-        self._has_outputs = "embedding" in run.kinds
-
-    def bytes_of(self, layers: range) -> int:
-        """The cache of these layers, for all slots."""
-        cells = (self._window_cells if self._layout.windowed[layer] else self._cells for layer in layers)
-        sizes = (self._token_bytes(layer) * count for layer, count in zip(layers, cells, strict=True))
-        return int(sum(sizes) * self._fit.slots)
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        """What is saved of windows in use, for all slots."""
-        window = min(self._cells, self._facts.sliding_window or 0)
-        windowed = [layer for layer, is_windowed in enumerate(self._layout.windowed) if is_windowed]
-        each = sum(self._token_bytes(layer) for layer in windowed) * window
-        return int(each * (self._fit.context_length // _CHECKPOINT_TOKENS + _SPARE_CHECKPOINTS) * self._fit.slots)
-
-    @property
-    def compute_bytes(self) -> int:
-        """Buffers for one batch: a mask over the context, and vectors for each token."""
-        masks = self._cells + (self._window_cells if any(self._layout.windowed) else 0)
-        vectors = _ACTIVATIONS * (self._facts.embedding_length or 0) + self._widest
-        return self._batch * (2 * masks + 4 * vectors)
-
-    @property
-    def output_bytes(self) -> int:
-        """For a model that embeds, the whole vocabulary for each token of a text: in the buffers, and as result."""
-        return self._batch * 4 * max(0, 2 * self._layout.tokens - self._widest) if self._has_outputs else 0
-
-    @property
-    def _widest(self) -> int:
-        return _FEED_FORWARDS * self._layout.feed_forward_length
-
-    def _token_bytes(self, layer: int) -> float:
-        """Of one token in one layer."""
-        facts = self._facts
-        if self._layout.latent_length:
-            return self._layout.latent_length * self._value_bytes
-        heads = _of_layer(facts.head_count, layer) or 1
-        size = (facts.embedding_length or 0) // heads
-        length = (facts.key_length or size) + (facts.value_length or size)
-        shared = _of_layer(facts.head_count_kv, layer)
-        return (heads if shared is None else shared) * length * self._value_bytes
-
-
-def _of_layer(numbers: tuple[int, ...] | None, layer: int) -> int | None:
-    if not numbers:
-        return None
-    return numbers[layer] if layer < len(numbers) else numbers[0]
-
-
-def _rounded(tokens: int) -> int:
-    return -(-tokens // _CELLS) * _CELLS

@@ -43,6 +43,14 @@ class ModelReady(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class DraftModelUnused(Trouble):
+    """It serves, without the draft model that the manifest names; its log says why."""
+
+    model: str
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelLeaving(Fact):
     """It takes no more work."""
 

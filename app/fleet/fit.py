@@ -213,6 +213,7 @@ def _no(demand: Demand, tried: _Tried, room: Room) -> str:
         "fewer parallel" if (demand.run.slots or 1) > 1 else "",
         "cache_type: q8_0" if demand.run.cache_type in {None, "f16", "bf16", "f32"} else "",
         "fewer n_gpu_layers" if device.startswith("GPU") else "",
+        "no draft_model" if demand.draft is not None else "",
         "a smaller quantisation",
     ]
     there = f"{format_bytes(free)} is {'all that its container may take there' if is_walled_in else 'there for it'}"

@@ -38,10 +38,15 @@ _OOM_KILLS = 2
 """Memory that was too small twice is too small."""
 _CANNOT_PASS = re.compile(
     r"invalid argument|unknown argument|unrecognized argument|invalid magic|not a gguf|no such file|wrong shape"
-    r"|unknown model architecture|error while loading shared libraries",
+    r"|unknown model architecture|error while loading shared libraries"
+    r"|mismatch between text model|failed to load (?:multimodal|draft) model",
     re.IGNORECASE,
 )
 """Words of llama-server, its loader and the embedded engine for what the same start will say again."""
+_NO_SPECULATION = re.compile(
+    r"failed to initialize speculative decoding|speculative decoding not supported", re.IGNORECASE
+)
+"""Words of a llama-server that serves all the same, without the draft model that it was given."""
 _OUT_OF_MEMORY = re.compile(
     r"failed to allocate|unable to allocate|cannot allocate memory|out of memory|bad_alloc|cudaMalloc failed"
     r"|ErrorOutOf(?:Host|Device)Memory",
@@ -156,6 +161,12 @@ class Instance:
     def container(self) -> str | None:
         """The id of its container, where it runs in one."""
         return self.running.container if self.running else None
+
+    @property
+    def draft_is_unused(self) -> bool:
+        """Whether llama-server serves without the draft model that it was given."""
+        lines = self.running.last_lines() if self.running and self.wanted.draft_model is not None else ()
+        return any(map(_NO_SPECULATION.search, lines))
 
     @property
     def where(self) -> str:

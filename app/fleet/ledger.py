@@ -118,8 +118,8 @@ class MemoryLedger:
         if self._meter is None or self._reads is not None:
             return
         self._stale = False  # what comes or goes while it is read makes it stale again
-        files = (spec.run.weights for spec in models if spec.facts is None and spec.problem is None)
-        unread = {file for file in files if file is not None} - self._state.facts.keys()
+        unread = {file for spec in models if spec.problem is None for file in spec.unread_files}
+        unread -= self._state.facts.keys()
         self._reads = asyncio.create_task(self._read(self._meter, _pids(instances), unread))
 
     async def _read(self, meter: Meter, pids: Mapping[int, int], unread: Collection[WeightsId]) -> None:
@@ -172,9 +172,8 @@ class MemoryLedger:
 
     async def _weigh(self, meter: Meter, spec: ModelSpec, instances: Collection[Instance]) -> tuple[Demand, Room, Room]:
         """What a model asks for, the room beside these instances, and that if all of them were gone."""
-        weights = spec.run.weights
-        needs_header = weights is not None and spec.facts is None and spec.problem is None
-        facts = await meter.headers([weights]) if needs_header and weights else {}
+        unread = spec.unread_files if spec.problem is None else ()
+        facts = await meter.headers(unread) if unread else {}
         reading = await meter.read(_pids(instances), by_node=self._by_node)
         state = replace(self._state, facts={**self._state.facts, **facts})
         booked = [
@@ -201,11 +200,13 @@ class MemoryLedger:
         except Exception:
             log.exception("the memory of %s could not be read", instance.spec.key)
             return
-        weights = instance.wanted.weights
-        if found is None or weights is None or not fitted.estimate.knows_shape:
+        run = instance.wanted
+        if found is None or run.weights is None or not fitted.estimate.knows_shape:
             return
         instance.measured_bytes = found.resident_bytes
-        measured = Measured(weights.size_bytes, fitted.estimate.uncorrected_bytes, found.resident_bytes)
+        if run.mmproj is not None:  # its first request may have brought an image, which takes more than any mistake
+            return
+        measured = Measured(run.files_bytes, fitted.estimate.uncorrected_bytes, found.resident_bytes)
         self._known[instance.spec.key] = measured
         self._state = replace(self._state, ratios={**self._state.ratios, instance.spec.key: measured.ratio})
         if self._file is not None:

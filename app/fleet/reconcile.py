@@ -321,6 +321,8 @@ class Reconciler:
                 self._set_state(instance, State.READY, None)
                 self.ledger.came()
                 self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid, instance.container))
+                if instance.draft_is_unused:
+                    self._journal.note(facts.DraftModelUnused(key, instance.id))
             case Broke(fault):
                 instance.fault = fault
                 self._journal.note(facts.ModelBroke(key, instance.id, fault.message))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import time
 from collections import deque
@@ -17,11 +18,14 @@ from dataclasses import dataclass, field
 
 from app.engines.command import DEFAULT_CONTEXT
 from app.errors import AirLabError, DrainingError, QueueFullError, UnavailableError, WaitTimeoutError
+from app.fleet import ring
 from app.fleet.afar import Address, RemoteUpstream, said
 from app.fleet.spec import ModelSpec
 from app.fleet.states import Limits, State
 from app.fleet.status import ModelStatus
 from app.journal import Fact, Journal, Trouble
+
+log = logging.getLogger("airlab")
 
 _LOOK_S, _ANSWER_S = 15.0, 5.0
 _SOON_S = 1.0
@@ -121,9 +125,17 @@ class Remotes:
         }
 
     def take_free(self, key: str) -> Remote | None:
-        """A slot of a server that answers, where one is free and nobody waits for it."""
+        """A slot of a server that answers, where one is free and nobody waits for it; asked before any wait for one.
+
+        Raises:
+            RingError: The request came from there.
+            BadRequestError: It claims a way that no request comes.
+        """
         remote = self._remotes.get(key)
-        if remote is None or remote.is_doubtful or remote.queue or remote.leases >= _slots(remote.spec):
+        if remote is None:
+            return None
+        ring.require_no_ring(key)
+        if remote.is_doubtful or remote.queue or remote.leases >= _slots(remote.spec):
             return None
         remote.leases += 1
         return remote
@@ -202,9 +214,8 @@ class Remotes:
 
     def _begin(self, spec: ModelSpec) -> Remote:
         key, _ = _key_of(spec)
-        upstream = RemoteUpstream(
-            Address.of(spec.where), key, context_tokens=spec.run.context_length or DEFAULT_CONTEXT
-        )
+        context_tokens = spec.run.context_length or DEFAULT_CONTEXT
+        upstream = RemoteUpstream(Address.of(spec.where), key, context_tokens=context_tokens, limits=self._limits)
         remote = Remote(spec, upstream, next(self._numbers))
         remote.watching = asyncio.create_task(self._watch(remote))
         return remote
@@ -240,11 +251,15 @@ class Remotes:
             await asyncio.sleep(self._look_s)
 
     async def _look(self, remote: Remote) -> None:
-        """Ask it, unless somebody has just asked."""
+        """Ask it, unless somebody has just asked, or asked while this waited to: one answer does for all of them."""
+        came_s = time.monotonic()
         async with remote.looking:
-            if time.monotonic() - remote.looked_s < _SOON_S and not remote.upstream.broke:
+            is_fresh = came_s - remote.looked_s < _SOON_S and not remote.upstream.broke
+            if is_fresh or remote.looked_s > came_s:
                 return
             before, trouble = remote.state, await self._trouble(remote)
+            if trouble is not None:
+                remote.upstream.broke = False  # the trouble says it
             if trouble is not None and trouble != remote.trouble:
                 self._journal.note(ModelAway(remote.spec.key, trouble))
             remote.trouble, remote.was_asked, remote.looked_s = trouble, True, time.monotonic()
@@ -265,6 +280,10 @@ class Remotes:
             return f"it did not answer within {_ANSWER_S:.0f} s"
         except AirLabError as exc:
             return said(exc, remote.spec.remote.key_env)
+        except Exception as exc:
+            # Unforeseen, so logged whole; raised, it would end the watch over this model for good.
+            log.exception("the look at %s failed", remote.spec.key)
+            return f"AirLab failed at asking it: {type(exc).__name__}"
         return None
 
 

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 from app.devices.probe import Host
 from app.devices.profiles import ProfileChoice
 from app.engines.base import Fit, RunSpec, WeightsId
+from app.fleet.companions import NOBODY, Companions, companion_problem, companions_of, draft_name
 from app.fleet.dropped import dropped_models
 from app.manifest.schema import (
     DockerEngineSection,
@@ -47,6 +48,30 @@ class ModelSpec:
     """All files of it together; 0 where they are missing."""
     problem: str | None = None
     """Why its files, as they are, cannot be started; None where they can, or where the weights are missing."""
+    companions: Companions = NOBODY
+    """The files beside its weights."""
+    draft_name: str | None = None
+    """The draft model's file that the manifest names for this host, below models/."""
+
+    @property
+    def unread_files(self) -> tuple[WeightsId, ...]:
+        """Those of its files whose headers were not looked into, and matter for the memory that it takes."""
+        beside = (self.companions.mmproj, self.companions.draft)
+        unread = tuple(file.id for file in beside if file is not None and file.facts is None)
+        own = self.run.weights if self.facts is None else None
+        return (own, *unread) if own is not None else unread
+
+    @property
+    def modalities(self) -> tuple[str, ...] | None:
+        """What it takes, ``text`` first; None for a model elsewhere, of which nobody here knows."""
+        if self.is_remote:
+            return None
+        mmproj = self.companions.mmproj
+        if mmproj is None:
+            return ("text",)
+        # Unread, it is taken for what most are.
+        projector = mmproj.facts.projector if mmproj.facts else None
+        return ("text", *(projector.modalities if projector else ("image",)))
 
     @property
     def remote(self) -> RemoteSection:
@@ -122,48 +147,43 @@ def model_specs(
             model.tool_mode or manifest.chat.tool_mode,
             file.facts if file else None,
             file.all_bytes if file else 0,
-            (dropped[key].problem if key in dropped else None) or _problem(model, weights),
+            (dropped[key].problem if key in dropped else None) or _problem(model, profile, weights),
+            companions_of(model, _own(model, profile), weights),
+            draft_name(model, _own(model, profile)),
         )
 
     sections = manifest.models | {key: model.section for key, model in dropped.items()}
     return {key: spec(key, section) for key, section in sections.items()}
 
 
-def _problem(model: ModelSection, weights: Inventory) -> str | None:
+def _own(model: ModelSection, profile: ProfileChoice) -> OverrideSection:
+    """What a model says of the profile in force."""
+    return model.on.get(profile.name, OverrideSection())
+
+
+def _problem(model: ModelSection, profile: ProfileChoice, weights: Inventory) -> str | None:
     """What is wrong with its files; None too where the weights are missing, which has words of its own."""
     file = weights.file_of(model)
     if file is None or file.problem is not None:
         return file.problem if file else None
+    if file.facts and file.facts.projector is not None:
+        return (
+            f"{file.id.path.name} holds no model: it is a multimodal projector; to fix: name it as `mmproj` of the "
+            "model that it belongs to"
+        )
     if file.facts and file.facts.kind not in {None, "model"}:
         return f"{model.filename} holds no model: it says that it is of the type {file.facts.kind!r}"
-    problems = (_adapter_problem(name, file.facts, weights) for name in model.adapters)
-    return next((problem for problem in problems if problem), None)
-
-
-def _adapter_problem(name: str, base: GgufFacts | None, weights: Inventory) -> str | None:
-    adapter = weights.files.get(name)
-    if adapter is None:
-        return f"its LoRA adapter is not on disk; to fix: put it at models/{name}"
-    facts = adapter.facts
-    if adapter.problem is not None or facts is None:
-        return adapter.problem
-    if facts.adapter_type != "lora":
-        return f"{name} is no LoRA adapter"
-    if base is not None and base.architecture != facts.architecture:
-        return f"{name} is a LoRA adapter for {facts.architecture}, and the model is {base.architecture}"
-    return None
+    return companion_problem(model, _own(model, profile), file.facts, weights)
 
 
 def _run_spec(
     model: ModelSection, profile: ProfileChoice, host: Host, weights: Inventory, forced_gpu_layers: int | None
 ) -> RunSpec:
-    base, own = profile.section, model.on.get(profile.name, OverrideSection())
+    base, own = profile.section, _own(model, profile)
+    companions = companions_of(model, own, weights)
 
     def first(*values: _T | None) -> _T | None:
         return next((value for value in values if value is not None), None)
-
-    def file_id(name: str) -> WeightsId | None:
-        return weights.files[name].id if name in weights.files else None
 
     numa: Numa = first(own.numa, model.numa, base.numa) or "off"
     return RunSpec(
@@ -181,7 +201,10 @@ def _run_spec(
         or _threads_each(host, base.max_loaded, per_node=numa == "per-node"),
         cache_type=first(own.cache_type, model.cache_type, base.cache_type),
         numa=numa,
-        adapters=tuple(found for found in map(file_id, model.adapters) if found),
+        adapters=tuple(adapter.id for adapter in companions.adapters),
+        mmproj=companions.mmproj.id if companions.mmproj else None,
+        draft_model=companions.draft.id if companions.draft else None,
+        draft_tokens=first(own.draft_tokens, model.draft_tokens) if companions.draft else None,
     )
 
 

@@ -61,6 +61,9 @@ class Limits:
     """An engine that is waited for so long, and neither sends a piece of an answer nor uses the processor, is hung."""
     silent_s: float = 1800.0
     """One that sends none while it is waited for so long is hung, however busy its processor."""
+    remote_silent_s: float = 600.0
+    """A server elsewhere that is in the middle of an answer and sends none of it for this long has hung. Models that
+    think without showing it are silent for minutes; what comes before, a load and a long prompt, takes ``silent_s``."""
     stop_grace_s: float = 5.0
     stuck_look_s: float = 5.0
     quiet_s: float = 2.0

@@ -8,23 +8,28 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, TypeVar
 
 import httptools
 import msgspec
+from msgspec import Meta, Struct
 
 from app.errors import AirLabError, BadRequestError, ContextTooLongError, EngineAnsweredError, UpstreamError
-from app.fleet.channel import Channel
+from app.fleet.channel import Channel, is_comment
 from app.fleet.progress import Progress, Stopwatch
+from app.units import MIB, format_bytes
 
 _KEEP_ALIVE_S = 3.0
 """llama-server closes idle connections after 5 s; ours are given up before."""
-_ANSWER_BYTES = 64 * 1024 * 1024
+_ANSWER_BYTES, _REFUSAL_BYTES = 64 * MIB, MIB
 _LOST = (OSError, httptools.HttpParserError)
 _ASIDE = frozenset(
     {"/health", "/props", "/tokenize", "/apply-template", "/v1/models", "/v1/chat/completions/input_tokens"}
 )
 """What llama-server answers beside its generation, and so also while that hangs."""
+_T = TypeVar("_T")
+TokenCount = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""A count of tokens that somebody else made."""
 
 
 class Upstream:
@@ -66,7 +71,7 @@ class Upstream:
                 answering = await self._ask_on(channel, request, waited)
             except _LOST as exc:
                 # A kept connection that llama-server had closed meanwhile: nothing came back, so ask once more.
-                if channel is None or self._closed_because is not None:
+                if channel is None or self._closed_because is not None or not self._may_ask_again(body):
                     raise self._broken(exc) from exc
                 self._close_idle()
             else:
@@ -124,26 +129,38 @@ class Upstream:
         while self._idle:
             self._idle.pop().abort()
 
-    async def ask(self, path: str, payload: object | None = None) -> Any:
+    async def ask(
+        self, path: str, payload: object | None = None, *, of: type[_T], limit_bytes: int = _ANSWER_BYTES
+    ) -> _T:
         """One JSON question, one JSON answer.
+
+        Args:
+            path: Where to ask.
+            payload: What to ask; None asks with GET.
+            of: What the answer has to be. Only what this names is built: free JSON takes thirty times its bytes.
+            limit_bytes: The longest answer.
 
         Raises:
             BadRequestError: llama-server refused the question.
             EngineAnsweredError: It answered that it failed.
-            UpstreamError: It broke off, or its answer is no JSON.
+            UpstreamError: It broke off, or its answer is too long, or is not what it has to be.
         """
         async with await self.send(path, None if payload is None else msgspec.json.encode(payload)) as answer:
-            data = await answer.read()
             if answer.status >= 400:
-                raise self.refusal(answer.status, data)
-            try:
-                return msgspec.json.decode(data)
-            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-                raise UpstreamError(f"{self.server} answered {path} with something that is no JSON") from exc
+                raise await answer.refused()
+            data = await answer.read(limit_bytes)
+        try:
+            return msgspec.json.decode(data, type=of)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise UpstreamError(f"{self.server} answered {path} with something else than is due there: {exc}") from exc
 
-    def refusal(self, status: int, body: bytes) -> AirLabError:
-        """An error that it answered with, as one of ours."""
+    def refusal(self, status: int, body: bytes, *, retry_after: str = "") -> AirLabError:
+        """An error that it answered with, as one of ours; ``retry_after`` is the header of that name."""
         return refusal(status, body, server=self.server)
+
+    def _may_ask_again(self, body: bytes | None) -> bool:
+        """Whether what was sent, and not answered, may be sent once more."""
+        return True
 
     async def healthy(self, *, timeout_s: float) -> bool:
         """True when /health answers 200: the model is loaded. It says nothing of whether generation moves."""
@@ -168,11 +185,11 @@ class Upstream:
 class Answer:
     """llama-server's answer: its status now, its body as it comes. Leaving it early cancels the generation."""
 
-    __slots__ = ("_channel", "_moves", "_upstream", "_waited", "content_type", "is_stream", "status")
+    __slots__ = ("_channel", "_moves", "_upstream", "_waited", "is_stream", "media_type", "status")
 
     def __init__(self, upstream: Upstream, channel: Channel, waited: Stopwatch, *, generated: bool) -> None:
         """Use ``Upstream.send``."""
-        self.status, self.content_type, self.is_stream = channel.status, channel.content_type, channel.is_stream
+        self.status, self.media_type, self.is_stream = channel.status, channel.media_type, channel.is_stream
         self._upstream, self._channel, self._waited = upstream, channel, waited
         # A refusal is written without the model, and so is the head of a stream.
         self._moves = generated and channel.status < 400
@@ -199,21 +216,42 @@ class Answer:
             else:
                 await self._more()
 
-    async def read(self) -> bytes:
-        """The whole body, at most 64 MiB. Raises UpstreamError when it breaks off or is longer."""
+    async def read(self, limit_bytes: int = _ANSWER_BYTES) -> bytes:
+        """The whole body. Raises UpstreamError when it breaks off or is longer than the limit."""
+        limit_bytes = min(limit_bytes, _ANSWER_BYTES)
+        body = await self._up_to(limit_bytes)
+        if len(body) > limit_bytes:
+            raise UpstreamError(f"{self._upstream.server}'s answer is longer than {format_bytes(limit_bytes)}")
+        return body
+
+    async def refused(self) -> AirLabError:
+        """The error that this answer is, as one of ours. Raises UpstreamError when it breaks off."""
+        # Some repeat the whole request in it: what it begins with says enough.
+        body = await self._up_to(_REFUSAL_BYTES)
+        return self._upstream.refusal(self.status, body, retry_after=self._channel.retry_after)
+
+    def require_json(self) -> None:
+        """See that it is JSON, or a stream of it, before it goes out under our name. Raises UpstreamError.
+
+        What is a page would be one of ours to a browser.
+        """
+        if not self.is_stream and self.media_type != "application/json":
+            what = f"{self.media_type[:100]!r}, which is neither JSON nor a stream of events"
+            raise UpstreamError(f"{self._upstream.server} answered with {what}")
+
+    async def _up_to(self, limit_bytes: int) -> bytes:
+        """The body, or the first part of it that is longer than the limit."""
         parts, size, channel = [], 0, self._channel
         while True:
             parts.append(self._taken())
             size += len(parts[-1])
-            if size > _ANSWER_BYTES:
-                raise UpstreamError("llama-server's answer is longer than 64 MiB")
-            if channel.complete:
+            if channel.complete or size > limit_bytes:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
             await self._more()
 
     def _taken(self) -> bytes:
         data = self._channel.take()
-        if data and self._moves and not (self.is_stream and _is_comment(data)):
+        if data and self._moves and not (self.is_stream and is_comment(data)):
             self._upstream.progress.came(self._waited)
         return data
 
@@ -228,14 +266,6 @@ class Answer:
             upstream.progress.end(self._waited)
 
 
-def _is_comment(events: bytes) -> bool:
-    """Whether a piece of a stream says nothing: llama-server keeps silent streams alive with comments (``:``).
-
-    A thread of its own sends them every ``--sse-ping-interval`` (30 s), whether or not anything is generated.
-    """
-    return events[:1] in b":\r\n" and all(not line or line.startswith(b":") for line in events.splitlines())
-
-
 def _request(path: str, body: bytes | None) -> bytes:
     if body is None:
         return b"GET %b HTTP/1.1\r\nhost: engine\r\n\r\n" % path.encode()
@@ -245,6 +275,36 @@ def _request(path: str, body: bytes | None) -> bytes:
 
 _CLIENTS_FAULT = re.compile(r"input is not supported|cannot use both|parse grammar|invalid grammar", re.IGNORECASE)
 """Words of 500s that the request itself brings about."""
+_TOLD_CHARS = 600
+
+
+class _Told(Struct):
+    """An error in OpenAI's shape, and what llama-server adds to it."""
+
+    message: str
+    type: str | None = None
+    n_ctx: TokenCount | None = None
+    n_prompt_tokens: TokenCount | None = None
+
+
+class _Refusal(Struct):
+    error: _Told
+
+
+def _told(body: bytes) -> _Told:
+    """What an error's body says; of one in another shape how it begins."""
+    try:
+        told = msgspec.json.decode(body, type=_Refusal).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Told(body[:300].decode(errors="replace"))
+    if len(told.message) > _TOLD_CHARS:
+        told.message = f"{told.message[:_TOLD_CHARS]} ..."
+    return told
+
+
+def words_of(body: bytes) -> str:
+    """What the body of an error says, at most 600 characters of it."""
+    return _told(body).message
 
 
 def refusal(status: int, body: bytes, *, server: str = Upstream.server) -> AirLabError:
@@ -252,16 +312,11 @@ def refusal(status: int, body: bytes, *, server: str = Upstream.server) -> AirLa
 
     Its ``code`` is a number where OpenAI's is a string, and some of its texts are pages long.
     """
-    try:
-        error = msgspec.json.decode(body)["error"]
-        message, type_ = str(error["message"]), error.get("type")
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        error, type_, message = {}, None, body[:300].decode(errors="replace")
-    message = message if len(message) <= 600 else f"{message[:600]} ..."
-    if type_ == "exceed_context_size_error":
-        context_tokens = error.get("n_ctx")
-        text = f"this model's maximum context length is {context_tokens} tokens; {message}"
-        return ContextTooLongError(text, prompt_tokens=error.get("n_prompt_tokens"), context_tokens=context_tokens)
+    error = _told(body)
+    message = error.message
+    if error.type == "exceed_context_size_error":
+        text = f"this model's maximum context length is {error.n_ctx} tokens; {message}"
+        return ContextTooLongError(text, prompt_tokens=error.n_prompt_tokens, context_tokens=error.n_ctx)
     if "too large to process" in message:
         # A text to embed that is longer than a batch; the advice is a flag that no client can set.
         text = message.partition(" is too large")[0]

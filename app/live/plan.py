@@ -16,7 +16,10 @@ from app.policy.compare import loosened
 from app.units import format_bytes
 
 _SHOWN_CHARS = 80
-_RUN_KEYS = {*Tuning.model_fields, "filename", "context_length", "kind", "adapters", "on"}
+_RUN_KEYS = {
+    *Tuning.model_fields,
+    *("filename", "context_length", "kind", "adapters", "mmproj", "draft_model", "draft_tokens", "on"),
+}
 """What shows in the run, and only there: a value that a profile or the environment overrides changes nothing."""
 _SECTIONS = ("defaults", "chat", "finetuned", "tools", "policy")
 

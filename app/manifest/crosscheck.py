@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from app.manifest.nodes import Positions
 from app.manifest.problems import Path, Problem, nearest, shown, shown_path
-from app.manifest.schema import Manifest
+from app.manifest.schema import NO_DRAFT, Manifest
 
 RESERVED = "default"
 """The name under which clients ask for whatever the default model is."""
@@ -15,7 +15,7 @@ RESERVED = "default"
 
 def cross_problems(manifest: Manifest, positions: Positions) -> list[Problem]:
     """Every disagreement between keys of the manifest, with its place in the file."""
-    checks = (_references, _rivals, _clashes, _sources, _hosts)
+    checks = (_references, _rivals, _clashes, _sources, _companions, _hosts)
     return [problem for check in checks for problem in check(manifest, positions)]
 
 
@@ -111,9 +111,26 @@ def _sources(manifest: Manifest, positions: Positions) -> list[Problem]:
             fix="delete this, or delete remote",
         )
         for key, model in manifest.models.items()
-        for name in ("filename", "hf_repo", "download_url", "adapters")
+        for name in ("filename", "hf_repo", "download_url", "adapters", "mmproj", "draft_model")
         if model.remote and getattr(model, name)
     ]
+
+
+def _companions(manifest: Manifest, positions: Positions) -> list[Problem]:
+    """Files beside a model's own that would do nothing: llama-server would load them, and nobody would use them."""
+    problems = []
+    for key, model in manifest.models.items():
+        for name in ("mmproj", "draft_model"):
+            if getattr(model, name) and "chat" not in model.kind:
+                message = "is of no use to a model that only embeds texts"
+                fix = "delete this, or write `kind: [chat, embedding]`"
+                problems.append(positions.problem(("models", key, name), message, at_key=True, fix=fix))
+        drafts = [model.draft_model, *(override.draft_model for override in model.on.values())]
+        if model.draft_tokens and not any(name and name != NO_DRAFT for name in drafts):
+            message = "says how many tokens a draft model guesses, and no draft_model is named"
+            fix = "add `draft_model: NAME.gguf` for a file below models/, or delete this"
+            problems.append(positions.problem(("models", key, "draft_tokens"), message, at_key=True, fix=fix))
+    return problems
 
 
 def _hosts(manifest: Manifest, positions: Positions) -> list[Problem]:

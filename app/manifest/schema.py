@@ -20,6 +20,7 @@ from app.manifest.values import (
     EnvName,
     GpuLayers,
     Section,
+    ServerUrl,
     SizeBytes,
     Tokens,
     Url,
@@ -30,6 +31,9 @@ ModelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_len
 Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$", max_length=128)]
 """Another name that clients may ask for; slashes and colons are fine here."""
 
+NO_DRAFT = "none"
+"""In the place of a draft model's file, on a host that is to have none."""
+
 
 def _inside_models(value: str) -> str:
     parts = value.split("/")
@@ -38,22 +42,17 @@ def _inside_models(value: str) -> str:
     return value
 
 
+def _draft_or_none(value: str) -> str:
+    try:
+        return value if value == NO_DRAFT else _inside_models(value)
+    except ValueError as exc:
+        raise ValueError(f"{exc}, or {NO_DRAFT}") from exc
+
+
 def _folder_inside_models(value: str) -> str:
     first, *parts = value.split("/")
     if first != "models" or not parts or any(part.startswith(".") or not part for part in parts) or "\\" in value:
         raise ValueError("must be a folder below models/, such as models/custom, written with forward slashes")
-    return value
-
-
-_SERVER_URL = re.compile(
-    r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(?::(?P<port>[0-9]{1,5}))?(?:/[A-Za-z0-9._~/-]*)?"
-)
-
-
-def _server_url(value: str) -> str:
-    match = _SERVER_URL.fullmatch(value)
-    if match is None or not 1 <= int(match["port"] or 80) <= 65535:
-        raise ValueError("is no address such as http://ray-head:8000/v1: no user, no query, plain ASCII")
     return value
 
 
@@ -79,6 +78,9 @@ MaxLoaded = Annotated[
     Discriminator(_auto_kind),
 ]
 Threads = Annotated[int, Field(ge=1, le=1024)]
+DraftTokens = Annotated[int, Field(ge=1, le=64)]
+OptionalDraft = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f]+$"), AfterValidator(_draft_or_none)]
+"""A draft model's file, or the word none."""
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 Kind = Literal["chat", "embedding"]
 ToolMode = Literal["auto", "native", "guided"]
@@ -288,7 +290,7 @@ class ProfileSection(Tuning):
 class RemoteSection(Section):
     """A model that another server runs: any that speaks OpenAI's protocol, such as another host's AirLab, or vLLM."""
 
-    url: Annotated[str, Field(max_length=2048), AfterValidator(_server_url)]
+    url: ServerUrl
     """Where that server listens, such as http://ray-head:8000/v1."""
     key_env: EnvName | None = None
     """Name of the environment variable that holds its key; read when AirLab starts, or this is edited."""
@@ -303,6 +305,10 @@ class OverrideSection(Tuning):
     """Context in tokens, for each conversation."""
     n_ctx: AutoContextLength | None = None
     """The same as context_length, by the engine's name for it; write one of the two."""
+    draft_model: OptionalDraft | None = None
+    """Another draft model here, or none, such as where a second model would only share the processors."""
+    draft_tokens: DraftTokens | None = None
+    """Tokens that the draft model guesses at once here, at most."""
 
     @model_validator(mode="after")
     def _says_context_once(self) -> OverrideSection:
@@ -320,6 +326,14 @@ class ModelSection(Tuning):
     """The GGUF file, below models/."""
     adapters: Annotated[list[WeightsName], Field(max_length=8)] = []
     """LoRA adapters laid over it, below models/."""
+    mmproj: WeightsName | None = None
+    """Its multimodal projector, a GGUF file below models/: with it the model takes images, or sound, as the projector
+    was made for."""
+    draft_model: WeightsName | None = None
+    """A smaller model of the same vocabulary, below models/, that guesses the next tokens for this one to check
+    (speculative decoding): the same answers, faster where a GPU has time to spare."""
+    draft_tokens: DraftTokens | None = None
+    """Tokens that the draft model guesses at once, at most; where absent, llama-server's own number."""
     description: str = ""
     """What it is good for, in a sentence."""
     context_length: AutoContextLength = 4096
@@ -360,6 +374,19 @@ class ModelSection(Tuning):
     """Never unload it to make room for another model."""
     not_with: Annotated[list[ModelKey], Field(max_length=64)] = []
     """Models that are never loaded while this one is, and the other way round: whoever is wanted sends them away."""
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Every file that it names, on whatever host, below models/."""
+        named = (self.filename, *self.adapters, *self.companion_names)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    @property
+    def companion_names(self) -> tuple[str, ...]:
+        """Its projector and its draft models, on whatever host: what comes out of the same repository as it does."""
+        drafts = (self.draft_model, *(override.draft_model for override in self.on.values()))
+        named = (self.mmproj, *(name for name in drafts if name != NO_DRAFT))
+        return tuple(dict.fromkeys(name for name in named if name not in {None, self.filename}))
 
 
 class FinetunedSection(Section):

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from app.errors import AirLabError, BadRequestError, DownloadError, DownloadNotFoundError
@@ -233,8 +233,8 @@ class Downloads:
             raise BadRequestError(
                 f"{key} says nowhere where it can be downloaded; give it an hf_repo or a download_url"
             )
-        # A name in the manifest is part of it: the same source under two names is two files.
-        identity = f"{source} {section.filename or ''}"
+        # Names in the manifest are part of it: the same source under two names is two files.
+        identity = " ".join((source, section.filename or "", *section.companion_names))
         before = self._jobs.get(identity)
         if before is not None and before.is_active:
             before.keys.add(key)
@@ -320,11 +320,13 @@ class Downloads:
         """All files of a job, one after another. In a thread, in a loop of its own."""
         job.phase = "resolving"
         files = files_of(section, self._settings)
-        places = [self._models_dir / place for place in targets(section, tuple(file.name for file in files))]
+        own = targets(section, tuple(file.name for file in files if file.beside is None))
+        beside = (PurePosixPath(file.beside) for file in files if file.beside is not None)
+        places = [self._models_dir / place for place in (*own, *beside)]
         self._take(job, places, files)
         job.phase = "downloading"
         for number, (file, (place, progress)) in enumerate(zip(files, job.files, strict=True)):
-            verify = partial(_verify, is_first=number == 0)
+            verify = partial(_verify, is_first=number == 0 or file.beside is not None)
             if _is_whole(place, verify):
                 progress.done_bytes = progress.total_bytes = place.stat().st_size
                 continue

@@ -19,7 +19,10 @@ from typing import Any
 from app.errors import WeightsBrokenError
 from app.units import MIB
 from app.weights.layout import Layout, TensorInfo, layout_of
+from app.weights.projector import ARCHITECTURE as PROJECTOR
+from app.weights.projector import Projector, projector_of
 from app.weights.reader import COPY_AGAIN, U32, U64, BrokenError, CutShortError, Reader
+from app.weights.vocabulary import Texts, Vocabulary, read_texts, vocabulary_of
 
 MAX_TEXT_BYTES = MIB
 """One text, such as a chat template; the longest ones in use are below 40 KiB."""
@@ -94,6 +97,10 @@ class GgufFacts:
     """All tensors together; None where the file is one of several parts, or has a type newer than AirLab."""
     layout: Layout | None = None
     """What its memory follows from; None where the header does not say, as that of an adapter."""
+    vocabulary: Vocabulary | None = None
+    """What its tokens are; None for what has none."""
+    projector: Projector | None = None
+    """What it makes tokens of; None for what is no multimodal projector."""
 
     @property
     def is_adapter(self) -> bool:
@@ -185,6 +192,8 @@ def _facts(reader: Reader) -> GgufFacts:
         sliding_window=number("attention.sliding_window"),
         tensor_bytes=None if is_part or None in sizes else sum(size or 0 for size in sizes),
         layout=layout_of(architecture, tensor_infos, numbers, parts=parts, texts=texts),
+        vocabulary=vocabulary_of(said.values.get),
+        projector=projector_of(said.values.get) if architecture == PROJECTOR else None,
     )
 
 
@@ -221,8 +230,7 @@ def _read_value(reader: Reader, key: str, kind: int) -> Any:
     if kind == _LIST:
         inner, count = reader.number(U32), reader.number(U64)
         if inner == _TEXT:
-            reader.skip_texts(count)
-            return _Texts(count)
+            return read_texts(reader, key, count)
         if inner in _NUMBERS:
             return _read_numbers(reader, _NUMBERS[inner], count)
         # Lists of lists have a number, and llama.cpp refuses them as well.
@@ -278,13 +286,6 @@ def _read_shape(reader: Reader, name: str) -> tuple[int, TensorInfo]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Texts:
-    """In place of a list of texts: only how many they are."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Said:
     """The keys and values of a header, as untrustworthy as it is."""
 
@@ -318,7 +319,7 @@ class _Said:
 
     def length(self, key: str) -> int:
         value = self.values.get(key)
-        return value.count if isinstance(value, _Texts) else 0
+        return value.count if isinstance(value, Texts) else 0
 
     def alignment(self) -> int:
         value = self.values.get("general.alignment", 32)

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.errors import DownloadError
 from app.settings import Settings
 from app.weights.addresses import refuse_plain_http
-from app.weights.quants import Source, choose, no_such_model
+from app.weights.quants import Source, choose, named_alike, no_such_model
 
 MAX_FILE_BYTES = 2**50
 """No model's file is larger."""
@@ -31,10 +31,14 @@ class RemoteFile:
     """In hexadecimal, where it is known."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """For the host of ``url`` and no other: a token may be among them."""
+    beside: str | None = None
+    """Of a file that goes with a model: what the manifest calls it, below models/."""
 
 
-def files_on_hub(hf_repo: str, settings: Settings) -> tuple[RemoteFile, ...]:
+def files_on_hub(hf_repo: str, settings: Settings, beside: Sequence[str] = ()) -> tuple[RemoteFile, ...]:
     """The files of the model that ``org/repo:QUANTISATION`` names, in order. Blocks, 10 seconds at most: for a thread.
+
+    Behind them come those of ``beside``, names of a manifest, that the repository has a file of the same name for.
 
     Raises:
         DownloadError: The hub cannot be asked, has no such repository, keeps it from us, or it holds no such model.
@@ -72,8 +76,9 @@ def files_on_hub(hf_repo: str, settings: Settings) -> tuple[RemoteFile, ...]:
             _size(listed[name].size),
             lfs.sha256 if (lfs := listed[name].lfs) else None,
             headers,
+            companion,
         )
-        for name in chosen
+        for name, companion in (*((name, None) for name in chosen), *named_alike(listed, beside))
     )
 
 

@@ -199,6 +199,9 @@ class _Taking:
         read = self._headers.read(read_sidecar, file, may_read=self._may_read) if file else _Read(None, None)
         if read is None or (self.files[name].facts is None and self.files[name].problem is None):
             return DroppedFile(name, None, _UNREAD)
+        for other in read.value.file_names if read.value else ():
+            if other not in self.files:
+                self.look_at(other)
         return DroppedFile(name, read.value, read.problem)
 
     def _gguf_files(self, folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ def look_for_weights(
     manifest: Manifest, settings: Settings, headers: HeaderCache | None = None, *, read_headers: bool = True
 ) -> Inventory:
     """What is on disk now; ``headers`` and ``read_headers`` as ``take_inventory`` has them. For a thread."""
-    names = (name for model in manifest.models.values() for name in (model.filename, *model.adapters) if name)
+    names = (name for model in manifest.models.values() for name in model.file_names)
     return take_inventory(
         models_dir(settings),
         names,

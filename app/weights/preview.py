@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from app.errors import AirLabError, DownloadError, WeightsBrokenError
 from app.manifest.schema import ModelSection
 from app.settings import Settings
-from app.units import KIB, MIB
+from app.units import KIB, MIB, format_bytes
 from app.weights.follow import AgainError, followed, span
 from app.weights.gguf import GgufFacts, facts_in
 from app.weights.hub import MAX_FILE_BYTES, RemoteFile
@@ -43,13 +43,27 @@ class Preview:
     """What is known of a model that is not here."""
 
     size_bytes: int
-    """All its files: what there is to download."""
+    """All its own files."""
     facts: GgufFacts | None
     """What its header says; None where that could not be read."""
     note: str = ""
     """Why not; empty where it could, or where there is a ``problem``."""
     problem: str | None = None
     """Why no download of it can be used, if so."""
+    beside_bytes: int = 0
+    """Files that go with it and come along with a download; nobody looked into them."""
+
+    @property
+    def download_bytes(self) -> int:
+        """What there is to download."""
+        return self.size_bytes + self.beside_bytes
+
+    @property
+    def caveat(self) -> str:
+        """What a sum made with it leaves out, in words to be put behind it; empty where nothing."""
+        said = f" (by its size alone, since its header could not be read: {self.note})" if self.note else ""
+        beside = f" (without {format_bytes(self.beside_bytes)} of files that go with it)" if self.beside_bytes else ""
+        return f"{said}{beside}"
 
 
 class Previews:
@@ -83,7 +97,7 @@ class Previews:
 
     def _look(self, section: ModelSection) -> _Look:
         # The name and the checksum that the manifest gives a plain URL say nothing of what lies there.
-        source = source_of(section) or ""
+        source = " ".join((source_of(section) or "", *section.companion_names))
         look = self._known.get(source)
         if look is None or look.is_old(now_s=time.monotonic()):
             self._known.pop(source, None)
@@ -141,7 +155,8 @@ async def look_ahead(section: ModelSection, settings: Settings) -> Preview:
     Raises:
         DownloadError: The files cannot be asked for, or nobody says how large they are.
     """
-    files = files_of(section, settings)
+    listed = files_of(section, settings)
+    files = [file for file in listed if file.beside is None]
     seen = _Seen()
     try:
         async with asyncio.timeout(LOOK_S):
@@ -157,7 +172,8 @@ async def look_ahead(section: ModelSection, settings: Settings) -> Preview:
     known = [size for size in sizes if size]
     if len(known) < len(sizes):
         raise DownloadError(f"nobody says how large {files[0].name} is{f': {note}' if note else ''}")
-    return Preview(sum(known), seen.facts, "" if seen.problem else note, seen.problem)
+    beside_bytes = sum(file.size_bytes or 0 for file in listed if file.beside is not None)
+    return Preview(sum(known), seen.facts, "" if seen.problem else note, seen.problem, beside_bytes)
 
 
 @dataclass(slots=True)

@@ -63,6 +63,17 @@ def choose(names: Iterable[str], quantisation: str | None) -> tuple[str, ...] | 
     return None if quantisation or not models else models[0]
 
 
+def named_alike(names: Iterable[str], wanted: Iterable[str]) -> list[tuple[str, str]]:
+    """Of these names, the one for each that is wanted, whatever the folders; what has none is left out."""
+    listed = sorted(names, key=lambda name: (len(name), name))
+    found = ((next((name for name in listed if _base(name) == _base(each)), None), each) for each in wanted)
+    return [(name, each) for name, each in found if name is not None]
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
 def no_such_model(source: Source, names: Iterable[str]) -> DownloadError:
     """The sentence for a repository that does not hold what is meant, with what it does hold."""
     models = whole_models(names)

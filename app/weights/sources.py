@@ -15,13 +15,13 @@ def source_of(section: ModelSection) -> str | None:
 
 
 def files_of(section: ModelSection, settings: Settings) -> tuple[RemoteFile, ...]:
-    """The files of a model with a source, in order. Blocks, 10 seconds at most: for a thread.
+    """The files of a model with a source, in order, then those beside it. Blocks, 10 seconds at most: for a thread.
 
     Raises:
         DownloadError: The hub cannot be asked or holds no such model, or the address names no file.
     """
     if section.hf_repo:
-        return files_on_hub(section.hf_repo, settings)
+        return files_on_hub(section.hf_repo, settings, section.companion_names)
     url = section.download_url or ""
     name = section.filename or name_in_url(url)
     if name is None:

@@ -7,7 +7,9 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+import msgspec
 
 from app.chat.chat import Chat
 from app.chat.events import TurnEvent
@@ -29,6 +31,7 @@ from app.store.sessions import Sessions
 from app.tools.base import ToolSpec, discover
 from tests.support.manifest import loaded
 
+T = TypeVar("T")
 BREAK = "break"
 """A scripted piece at which the engine breaks off."""
 KEY = SessionKey("key", "s")
@@ -38,19 +41,23 @@ class ScriptedModel:
     """Stands in for an Upstream: each reply is a list of deltas, taken in turn."""
 
     is_llama_server = True
+    server = "llama-server"
 
     def __init__(self, replies: list[list[Any]]) -> None:
         self.replies = replies
         self.asked: list[dict[str, Any]] = []
 
-    async def ask(self, path: str, payload: dict[str, Any] | None = None) -> Any:
+    async def ask(self, path: str, payload: dict[str, Any] | None = None, *, of: type[T], **_: object) -> T:
+        return msgspec.convert(await self._answer(path, payload), of)
+
+    async def _answer(self, path: str, payload: dict[str, Any] | None) -> Any:
         await asyncio.sleep(0)
         caps = {"supports_tools": True, "supports_tool_calls": True}
         match path:
             case "/props":
                 return {"default_generation_settings": {"n_ctx": 8192}, "chat_template_caps": caps}
             case "/tokenize":
-                return {"tokens": (payload or {})["content"].split()}
+                return {"tokens": [0 for _ in (payload or {})["content"].split()]}
             case "/v1/chat/completions/input_tokens":
                 return {"input_tokens": 2 * len((payload or {})["messages"])}
             case _:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.chat.stream import Generated, Piece
+from app.chat.stream import Generated, Piece, bound_bytes
 from app.errors import UpstreamError
 from app.messages import ToolCall
 
@@ -52,7 +52,7 @@ async def bytes_of(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 async def read(*chunks: bytes) -> tuple[list[Piece], Generated]:
-    generated = Generated()
+    generated = Generated(64, "the server")
     return [piece async for piece in generated.read(bytes_of(chunks))], generated
 
 
@@ -104,6 +104,10 @@ async def test_stream_that_ends_before_its_answer_is_an_error(chunks: tuple[byte
         b'{"choices": [{"delta": {"content": 5}}]}',
         b'{"choices": [{"delta": {"tool_calls": [{"index": "x"}]}}]}',
         b'{"choices": [{"delta": {"tool_calls": [{"function": {"arguments": {}}}]}}]}',
+        b'{"choices": [{"delta": {"tool_calls": [{"index": -1}]}}]}',
+        b'{"choices": [], "usage": {"prompt_tokens": -5, "completion_tokens": 2}}',
+        b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1180591620717411303424}}',
+        b'{"error": ' + b"[" * 100_000,
         b'{"choices": [], "usage": {"prompt_tokens": 1}}',
         b'{"choices": [], "usage": {"prompt_tokens": "1", "completion_tokens": 2}}',
         b'{"choices": [{"delta": {"content": "\xff\xfe"}}]}',
@@ -120,6 +124,56 @@ async def test_garbage_is_an_error_of_the_engine_and_not_ours(data: bytes) -> No
 async def test_error_in_the_stream_is_passed_on_in_its_own_words() -> None:
     with pytest.raises(UpstreamError, match="out of memory"):
         await read(b'data: {"error": {"message": "out of memory", "code": 500}}\n\n')
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        event({"content": "x" * 1000}),
+        event({"reasoning_content": "x" * 1000}),
+        event({}),
+        fragment(0, "x" * 1000, "tool"),
+        fragment(0, "", "x" * 1000),
+        event({"tool_calls": [{"index": n, "function": {}} for n in range(10_000)]}),
+    ],
+    ids=["text", "thoughts", "nothing", "arguments", "name", "calls"],
+)
+async def test_answer_that_never_ends_is_broken_off(data: bytes) -> None:
+    """A server that ignored max_tokens filled gigabytes of our memory; none may, whatever it fills them with."""
+    repeated = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal repeated
+        while True:
+            repeated += 1
+            yield data.replace(b'"index": ', b'"index": %d' % (1 + repeated % 9))
+
+    generated = Generated(8, "the server")
+    with pytest.raises(UpstreamError, match="the server goes on and on, where 8 tokens were asked for"):
+        async for _ in generated.read(endless()):
+            pass
+    assert repeated <= bound_bytes(8) // 128 + 1
+
+
+async def test_longest_answer_that_is_honest_is_not_cut() -> None:
+    """Each letter an event of its own, the longest words, and thoughts that the server does not count."""
+    tokens = 4096
+    thoughts = [event({"reasoning_content": "hm "})] * 60_000
+    letters = [event({"content": "x"})] * 8 * tokens
+    generated = Generated(tokens, "the server")
+    pieces = [piece async for piece in generated.read(bytes_of([*thoughts, *letters, event({}, "length"), DONE]))]
+    assert len(pieces) == 60_000 + 8 * tokens
+
+    generated = Generated(tokens, "the server")
+    pieces = [piece async for piece in generated.read(bytes_of([event({"content": "-" * 512})] * tokens + [DONE]))]
+    assert len(pieces) == tokens
+
+
+async def test_line_that_comes_byte_by_byte_is_not_copied_for_each() -> None:
+    """A line of four megabytes that dripped in took terabytes of copying."""
+    whole = event({"content": "x" * 400_000})
+    pieces, _ = await read(*(whole[at : at + 1] for at in range(len(whole))), event({}, "stop"), DONE)
+    assert [len(piece.text) for piece in pieces] == [400_000]
 
 
 async def test_event_without_end_is_not_gathered_for_ever() -> None:

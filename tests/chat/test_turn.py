@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.chat import chat
 from app.chat.events import Reasoning, Token, ToolEnded, TurnDone, TurnEvent
+from app.chat.turn import Turn
 from app.errors import UpstreamError
 from app.messages import Message
 from app.store.db import Database
@@ -276,6 +281,35 @@ async def test_client_that_leaves_and_asks_again_at_once_gets_its_answer_and_one
         if finished:
             return
     raise AssertionError("the turn never ended")
+
+
+@pytest.mark.parametrize("ends", ["left", "broken off"])
+async def test_turn_that_did_not_reach_its_end_leaves_nothing_in_memory(
+    build: Build, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """All that was generated lay in a ring of a task, its error and their frames, until garbage was looked for."""
+    turns: list[weakref.ref[Turn]] = []
+
+    class Watched(Turn):
+        def __init__(self, *parts: Any) -> None:
+            super().__init__(*parts)
+            turns.append(weakref.ref(self))
+
+    monkeypatch.setattr(chat, "Turn", Watched)
+    house = build([words("a"), *([words("b")] * 50 if ends == "left" else [BREAK])])
+    gc.disable()
+    try:
+        events = house.turn(HI)
+        with suppress(UpstreamError):
+            async for event in events:
+                if ends == "left" and isinstance(event, Token):
+                    break
+        await events.aclose()
+        del events
+        await house.chat.drained(within_s=BOUND_S, hurried=asyncio.Event())
+        assert [turn() for turn in turns] == [None]
+    finally:
+        gc.enable()
 
 
 async def _drain(turn: Any) -> None:

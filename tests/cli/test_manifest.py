@@ -23,6 +23,17 @@ def test_check_says_that_a_manifest_is_right(make_lab: MakeLab, call: Call) -> N
     )
 
 
+def test_check_tells_of_a_key_that_would_be_read_on_its_way(make_lab: MakeLab, call: Call) -> None:
+    lab = make_lab()
+    manifest = json.loads(lab.manifest.read_text())
+    manifest["models"]["far"] = {"remote": {"url": "http://vllm.example.com/v1", "key_env": "FAR_KEY"}}
+    lab.write_manifest(json.dumps(manifest))
+    done = call(lab, "check")
+
+    assert done.returncode == 0
+    assert "  caution: models.far.remote: the key in FAR_KEY is sent to http://vllm.example.com/v1" in done.stdout
+
+
 def test_check_prints_every_problem_with_its_place_and_exits_78(make_lab: MakeLab, call: Call) -> None:
     lab = make_lab()
     lab.write_manifest(

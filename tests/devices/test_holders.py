@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.devices import holders
 from app.devices.holders import Holder, lock_holder, parse_locks, port_holder
 
 ME = Holder(os.getpid(), psutil.Process().name())
@@ -36,6 +37,13 @@ def test_port_that_is_only_connected_from_is_held_by_nobody() -> None:
         socket.create_connection(listener.getsockname()[:2]) as client,
     ):
         assert port_holder("127.0.0.1", client.getsockname()[1]) is None
+
+
+def test_child_that_has_not_come_to_its_own_program_yet_is_no_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between fork and exec it has all that its parent has; psutil names whichever it saw last."""
+    looks: list[list[int | None]] = [[7], [8], [os.getpid()], [os.getpid()]]
+    monkeypatch.setattr(holders, "_listeners", lambda *_: looks.pop(0) if len(looks) > 1 else looks[0])
+    assert port_holder("127.0.0.1", 9) == ME
 
 
 def test_lock_is_seen_while_it_is_held_and_not_before_or_after(tmp_path: Path) -> None:

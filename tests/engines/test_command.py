@@ -91,6 +91,33 @@ def test_adapters_are_laid_over_the_model_in_order() -> None:
     assert [given[at + 1] for at, flag in enumerate(given) if flag == "--lora"] == [str(a.path) for a in adapters]
 
 
+def test_arguments_of_a_model_that_sees_and_has_a_draft_model() -> None:
+    eye, draft = (WeightsId(Path(f"/models/{name}.gguf"), 1, 1) for name in ("eye", "draft"))
+    given = arguments(mmproj=eye, draft_model=draft, draft_tokens=5, cache_type="q8_0", threads=6)
+    # fmt: off
+    assert given[given.index("--cache-reuse") + 2:] == [
+        "--cache-type-k", "q8_0", "--cache-type-v", "q8_0",
+        "--mmproj", "/models/eye.gguf",
+        "--spec-draft-model", "/models/draft.gguf",
+        "--spec-type", "draft-simple",
+        "--spec-draft-n-max", "5",
+        "--spec-draft-threads", "6",
+        "--spec-draft-type-k", "q8_0", "--spec-draft-type-v", "q8_0",
+        "--no-webui", "--offline",
+    ]
+    # fmt: on
+
+
+@pytest.mark.parametrize(("layers", "draft_layers", "on_gpu"), [(0, "0", False), (-1, "999", True), (7, "999", True)])
+def test_projector_and_draft_model_follow_their_model_to_the_gpu(layers: int, draft_layers: str, on_gpu: bool) -> None:
+    """Where no layer of the model may be on a GPU, llama-server would put these there by itself."""
+    file = WeightsId(Path("/models/x.gguf"), 1, 1)
+    given = arguments(mmproj=file, draft_model=file, gpu_layers=layers)
+
+    assert value_of("--spec-draft-ngl", given) == draft_layers
+    assert ("--no-mmproj-offload" not in given) == on_gpu
+
+
 def test_adapter_that_llama_server_would_take_for_two_files_is_refused() -> None:
     """It splits the value of --lora at commas: the second half would be a path of the file name's choosing."""
     adapter = WeightsId(Path("/models/custom/a,b.gguf"), 1, 1)
@@ -131,6 +158,7 @@ def test_environment_is_built_from_scratch() -> None:
         "CUDA_VISIBLE_DEVICES": "0",
         "LD_LIBRARY_PATH": "/opt/lib",
         "HOME": "/nonexistent",
+        "LLAMA_ARG_VIDEO_FFMPEG_DIR": "/nonexistent",
     }
 
 

@@ -71,11 +71,35 @@ def test_container_sees_its_files_and_its_socket_only() -> None:
     assert not [part for part in told if part.startswith(("/models", "/run"))]
 
 
+def test_projector_and_draft_model_are_mounted_and_named_as_the_container_sees_them() -> None:
+    """The draft model may be the model itself: one file, mounted once, and told twice."""
+    run = container_run()
+    eye = WeightsId(Path("/models/eye.gguf"), 10, 1)
+    body = body_of(order(replace(run, mmproj=eye, draft_model=run.weights)))
+
+    mounts = {mount["Source"]: mount["Target"] for mount in body["HostConfig"]["Mounts"]}
+    told = body["Cmd"]
+    assert set(mounts) == {"/models/m.gguf", "/models/eye.gguf", "/run/c/1-small"}
+    assert told[told.index("--mmproj") + 1] == mounts["/models/eye.gguf"]
+    assert told[told.index("--model") + 1] == told[told.index("--spec-draft-model") + 1] == mounts["/models/m.gguf"]
+
+
+def test_adapter_that_llama_server_would_take_for_two_files_is_refused_in_a_container_too() -> None:
+    adapter = WeightsId(Path("/models/custom/a,b.gguf"), 1, 1)
+    with pytest.raises(EngineError, match=r"a,b.gguf for two files; rename it"):
+        body_of(order(container_run(adapters=(adapter,))))
+
+
 def test_nothing_of_our_environment_reaches_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("LLAMA_ARG_TOOLS", "all")
 
-    written = ["HOME=/tmp", "CUDA_CACHE_PATH=/tmp/cuda", "NVIDIA_VISIBLE_DEVICES=void"]
+    written = [
+        "HOME=/tmp",
+        "CUDA_CACHE_PATH=/tmp/cuda",
+        "LLAMA_ARG_VIDEO_FFMPEG_DIR=/nonexistent",
+        "NVIDIA_VISIBLE_DEVICES=void",
+    ]
     assert body_of(order(container_run()))["Env"] == written
 
 
@@ -222,6 +246,7 @@ def test_digest_leaves_out_the_numbers_and_nothing_else() -> None:
     same = replace(run, gpu_layers=7, context_length=9999, slots=3, threads=5)
     assert spec_digest(same) == spec_digest(run)
 
+    file = WeightsId(Path("/models/a.gguf"), 1, 1)
     others = [
         container_run(engine={"image": "other:1"}),
         container_run(engine={"gpus": "all"}),
@@ -230,7 +255,10 @@ def test_digest_leaves_out_the_numbers_and_nothing_else() -> None:
         replace(run, cache_type="q8_0"),
         replace(run, numa="distribute"),
         replace(run, kinds=frozenset({"embedding"})),
-        replace(run, adapters=(WeightsId(Path("/models/a.gguf"), 1, 1),)),
+        replace(run, mmproj=file),
+        replace(run, draft_model=file),
+        replace(run, adapters=(file,)),
+        replace(run, draft_model=file, draft_tokens=5),
     ]
     assert len({spec_digest(each) for each in (run, *others)}) == 1 + len(others)
 

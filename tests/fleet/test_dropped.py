@@ -50,7 +50,7 @@ class House:
     @property
     def inventory(self) -> Inventory:
         sections = self.manifest.models.values()
-        names = [name for model in sections for name in (model.filename, *model.adapters) if name]
+        names = [name for model in sections for name in model.file_names]
         return take_inventory(self.models_dir, names, finetuned_dir=self.models_dir / "custom")
 
     def keys(self) -> list[str]:
@@ -215,10 +215,33 @@ def test_broken_file_and_broken_sidecar_are_shown_with_their_words(house: House)
     house.drop("half", minimal_gguf()[:-40])
     house.drop("odd", minimal_gguf(), "contxt_length: 1\n")
     house.drop("eye", gguf({"general.architecture": "clip", "general.type": "mmproj"}))
+    house.drop("control", gguf({"general.architecture": "llama", "general.type": "imatrix"}))
 
     assert "half.gguf has " in house.problem("half")
     assert "custom/odd.yaml:1:1: contxt_length" in house.problem("odd")
-    assert house.problem("eye") == "custom/eye.gguf holds no model: it says that it is of the type 'mmproj'"
+    assert house.problem("eye") == (
+        "eye.gguf holds no model: it is a multimodal projector; to fix: name it as `mmproj` of the model that it "
+        "belongs to"
+    )
+    assert house.problem("control") == "custom/control.gguf holds no model: it says that it is of the type 'imatrix'"
+
+
+def test_projector_that_a_sidecar_names_is_part_of_that_model_and_none_of_its_own(house: House) -> None:
+    house.drop("mine", minimal_gguf(), "mmproj: custom/eye.gguf\n")
+    house.drop("eye", gguf({"general.architecture": "clip", "general.type": "mmproj"}))
+
+    specs = house.specs()
+    assert "eye" not in specs
+    assert specs["mine"].problem is None
+    assert specs["mine"].run.mmproj is not None
+    assert specs["mine"].modalities == ("text", "image")
+
+
+def test_sidecar_may_name_files_that_no_manifest_names(house: House) -> None:
+    """A fine-tune that sees is dropped with its projector, and its description is all that there is of it."""
+    house.drop("mine", minimal_gguf(), "mmproj: eyes/eye.gguf\n")
+
+    assert house.problem("mine") == "its multimodal projector is not on disk; to fix: put it at models/eyes/eye.gguf"
     assert house.specs()["base"].problem is None
 
 

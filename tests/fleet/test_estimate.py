@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from app.engines.base import Fit
-from app.fleet.estimate import RAM, Demand, Estimate, estimate, layers_on_gpu
+from app.engines.base import Fit, WeightsId
+from app.fleet.estimate import RAM, Demand, Draft, Estimate, estimate, layers_on_gpu
 from app.units import GIB, MIB
 from app.weights.gguf import GgufFacts, read_header
+from bench.projectors import PROJECTORS, ProjectorShape, write_projector
 from bench.shapes import SHAPES, Shape, write_shape
 from tests.support.models import SEVEN, demand, facts_of
 from tests.support.service import MODEL_FILE
@@ -59,6 +60,96 @@ def test_other_shapes_take_what_was_measured(shape: Shape, tmp_path: Path) -> No
     write_shape(shape, file)
     asked = demand(read_header(file), weights_bytes=file.stat().st_size)
     assert estimate(asked, CPU).at_start_bytes() / MIB == pytest.approx(OTHER_SHAPES[shape.name], rel=0.1)
+
+
+WITH_A_DRAFT = [
+    # Of the embedded model as its own draft model: context, slots, cache type, MiB.
+    (512, 1, "f16", 287.9),
+    (512, 4, "q8_0", 315.3),
+    (4096, 1, "q8_0", 363.0),
+    (4096, 4, "f16", 989.5),
+    (16384, 1, "q8_0", 651.6),
+]
+
+
+@pytest.mark.parametrize(("context", "slots", "cache_type", "mib"), WITH_A_DRAFT)
+def test_model_with_a_draft_model_takes_what_was_measured(
+    embedded: Demand, context: int, slots: int, cache_type: str, mib: float
+) -> None:
+    run = replace(embedded.run, cache_type=cache_type, draft_model=embedded.run.weights)  # type: ignore[arg-type]
+    asked = replace(embedded, run=run, draft=Draft(embedded.facts, embedded.weights_bytes))
+    assert estimate(asked, Fit(context, slots, 0, 1)).at_start_bytes() / MIB == pytest.approx(mib, rel=0.1)
+
+
+WITH_A_PROJECTOR = {"few patches": 163.1, "many patches": 195.6, "wide layers": 344.3}
+"""The embedded model with each of these, a context of 512, one slot; MiB."""
+
+
+def with_projector(demand: Demand, shape: ProjectorShape, folder: Path) -> Demand:
+    file = folder / "eye.gguf"
+    write_projector(shape, file)
+    run = replace(demand.run, mmproj=WeightsId(file, file.stat().st_size, 1))
+    return replace(demand, run=run, projector=read_header(file).projector)
+
+
+@pytest.mark.parametrize("shape", PROJECTORS, ids=lambda shape: shape.name)
+def test_model_with_a_projector_takes_what_was_measured(
+    embedded: Demand, shape: ProjectorShape, tmp_path: Path
+) -> None:
+    asked = with_projector(embedded, shape, tmp_path)
+    predicted = estimate(asked, Fit(512, 1, 0, 1)).at_start_bytes()
+    assert predicted / MIB == pytest.approx(WITH_A_PROJECTOR[shape.name], rel=0.1)
+
+
+def test_first_image_takes_buffers_that_a_start_must_have_room_for(embedded: Demand, tmp_path: Path) -> None:
+    """Measured: 46.8 and 45.1 MiB more after the first image."""
+    for shape, mib in zip(PROJECTORS[1:], (46.8, 45.1), strict=True):
+        made = estimate(with_projector(embedded, shape, tmp_path), Fit(512, 1, 0, 1))
+        [buffers] = [item for item in made.items if item.what == "buffers for an image"]
+        assert buffers.grows
+        assert buffers.size_bytes / MIB == pytest.approx(mib, rel=0.1)
+
+
+def test_images_being_read_take_room_for_each_slot(embedded: Demand, tmp_path: Path) -> None:
+    """Measured: the most above its text, with PNG pictures of 16 million pixels and 6 MB, one for each slot at once."""
+    asked = with_projector(embedded, PROJECTORS[0], tmp_path)
+    for slots, mib in ((1, 295.5), (4, 969.0)):
+        items = estimate(asked, Fit(2048, slots, 0, 1)).items
+        [reading] = [item for item in items if item.what == "images being read"]
+        assert reading.grows
+        assert reading.size_bytes / MIB == pytest.approx(mib, rel=0.1)
+
+
+@pytest.mark.parametrize("layers", [-1, 10])
+def test_draft_model_and_projector_lie_on_the_gpu_where_layers_do(
+    embedded: Demand, tmp_path: Path, layers: int
+) -> None:
+    asked = with_projector(embedded, PROJECTORS[0], tmp_path)
+    run = replace(asked.run, draft_model=asked.run.weights)
+    asked = replace(asked, run=run, draft=Draft(embedded.facts, embedded.weights_bytes))
+    made = estimate(asked, Fit(4096, 2, layers, 1, gpus=(0, 1), gpu_shares=(1, 1)))
+    plain = estimate(embedded, Fit(4096, 2, layers, 1, gpus=(0, 1), gpu_shares=(1, 1)))
+
+    def where(what: str) -> set[str]:
+        return {item.device for item in made.items if item.what == what}
+
+    assert where("draft model's KV cache of 2 x 4096 tokens") == {"GPU 0", "GPU 1"}
+    assert where("projector") == where("buffers for an image") == {"GPU 0"}
+    assert sum("CUDA context" in item.what for item in made.items) == 2, "both share one on each GPU"
+    assert made.takes["GPU 0"] > plain.takes["GPU 0"] + 80 * MIB
+    assert not any(item.grows for item in made.items if item.device.startswith("GPU"))
+
+
+def test_unread_companions_count_by_their_size(embedded: Demand) -> None:
+    file = WeightsId(Path("/models/x.gguf"), 100 * MIB, 1)
+    plain = estimate(embedded, CPU).takes[RAM]
+    drafted = replace(embedded, run=replace(embedded.run, draft_model=file), draft=Draft(None, 100 * MIB))
+    sees = replace(embedded, run=replace(embedded.run, mmproj=file))
+    unread = replace(drafted, facts=None)
+
+    assert estimate(drafted, CPU).takes[RAM] >= plain + 100 * MIB
+    assert estimate(sees, CPU).takes[RAM] >= plain + 100 * MIB
+    assert estimate(unread, CPU).takes[RAM] >= embedded.weights_bytes + 100 * MIB
 
 
 def test_layers_are_counted_as_llama_server_does_the_output_first() -> None:

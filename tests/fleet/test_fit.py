@@ -5,11 +5,12 @@ The hosts: a gaming PC (one GPU of 16 GB, 32 GB), two Xeons (two nodes, 256 GB),
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from app.fleet.estimate import RAM, Demand
+from app.fleet.estimate import RAM, Demand, Draft
 from app.fleet.fit import Fitted, Shortfall, find_fit
 from app.fleet.memory import Budget, Reading, Room, room_for
 from app.units import GIB, MIB
@@ -69,6 +70,21 @@ def test_layers_that_the_manifest_asks_for_are_not_bargained_about() -> None:
     assert message.startswith("m does not fit: on GPU 0 it needs weights ")
     assert "15.0 GiB is there for it; to fix: a shorter context_length" in message
     assert "fewer n_gpu_layers" in message
+
+
+def test_draft_model_takes_its_part_of_the_gpu_and_may_be_what_does_not_fit() -> None:
+    """Of the layers that fit beside it there are fewer; and where none is to be had, to leave it out is one way."""
+    asked = demand(FOURTEEN, context_length=16_384)
+    alone = fitted(asked, GAMING_PC)
+    drafted = replace(asked, draft=Draft(SEVEN, SEVEN.tensor_bytes or 0))
+    beside = fitted(drafted, GAMING_PC)
+    assert (alone.fit.gpu_layers, beside.fit.gpus) == (-1, (0,))
+    assert beside.fit.gpu_layers is not None
+    assert 0 < beside.fit.gpu_layers < 49
+
+    crowded = Room({RAM: 10 * GIB, "GPU 0": 600 * MIB})
+    assert "no draft_model" in no(drafted, crowded)
+    assert "no draft_model" not in no(asked, crowded)
 
 
 def test_model_that_fits_nowhere_is_refused_with_the_sum() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.engines.base import Launch
+from app.engines.base import Launch, WeightsId
 from app.errors import (
     DrainingError,
     ModelCoolingError,
@@ -20,12 +20,13 @@ from app.errors import (
     UpstreamError,
     WaitTimeoutError,
 )
+from app.fleet.facts import DraftModelUnused
 from app.fleet.fleet import Fleet
 from app.fleet.lease import Waiting
 from app.fleet.progress import Stopwatch
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State
-from app.journal import Journal
+from app.journal import Fact, Journal
 from tests.fakes import DAY_S, FakeEngine, FakeRunning, Manner, model_spec, run_spec
 from tests.fleet.virtual import virtual_time
 
@@ -84,6 +85,29 @@ def test_model_is_loaded_once_for_many_who_wait(play: Play, engine: FakeEngine) 
         assert engine.starts() == ["a"]
 
     play(scene)
+
+
+def test_draft_model_that_llama_server_does_without_is_told_of(engine: FakeEngine) -> None:
+    """It serves all the same, only slower than whoever wrote the manifest thinks, and says so in its log alone."""
+    refused = "E srv load_model: failed to initialize speculative decoding context: draft model vocab type must match"
+    engine.manners = {"a": Manner(last_lines=(refused,)), "b": Manner(), "c": Manner(last_lines=(refused,))}
+    draft = WeightsId(Path("/models/draft.gguf"), 1, 1)
+    drafted = {key: model_spec(key, run_spec(f"{key}.gguf", draft_model=draft)) for key in "ab"}
+    noted: list[Fact] = []
+    journal = Journal()
+    journal.subscribe(noted.append)
+
+    async def scene() -> None:
+        fleet = Fleet(engine, RUN_DIR, journal)
+        fleet.want(drafted | {"c": model_spec("c")}, max_loaded=3)
+        async with asyncio.timeout(BOUND_S):
+            for key in "abc":
+                await use(fleet, key)
+            assert await fleet.shut_down(drain_s=1)
+
+    with virtual_time() as loop:
+        loop.run_until_complete(scene())
+    assert [fact.model for fact in noted if isinstance(fact, DraftModelUnused)] == ["a"]
 
 
 def test_those_who_wait_for_one_slot_get_it_in_order_of_arrival(play: Play) -> None:

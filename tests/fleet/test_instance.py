@@ -83,6 +83,9 @@ def test_signal_or_an_end_while_it_served_is_an_accident(code: int, *, loading: 
         "gguf_init_from_file_impl: invalid magic characters: 'nope', expected 'GGUF'",
         "tether: cannot run /opt/llama-server: No such file or directory",
         "llama-server: error while loading shared libraries: libcuda.so.1: cannot open shared object file",
+        "mtmd_init_from_file: error: mismatch between text model (n_embd = 576) and mmproj (n_embd = 512)",
+        "E srv    load_model: failed to load multimodal model, '/models/eye.gguf'",
+        "E srv    load_model: failed to load draft model, '/models/draft.gguf'",
     ],
 )
 def test_what_the_same_start_will_say_again_cannot_pass(line: str) -> None:

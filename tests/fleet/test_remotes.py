@@ -131,6 +131,53 @@ async def test_server_that_is_away_is_said_to_be(remotes: Remotes) -> None:
     assert remotes.status()["away"].state is State.COOLING
 
 
+async def test_requests_for_a_server_that_is_away_are_answered_by_one_look(
+    remotes: Remotes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten at once were answered one look after the other, the last one after ten times as long."""
+    looks, answered = 0, asyncio.Event()
+
+    async def look(upstream: RemoteUpstream, _model: str) -> None:
+        nonlocal looks
+        looks += 1
+        await answered.wait()
+        raise upstream._broken(ConnectionRefusedError("nobody listens"))
+
+    monkeypatch.setattr(RemoteUpstream, "look", look)
+    remotes.want({"away": far("away")})
+    asking = [asyncio.create_task(remotes.wait_for("away", deadline_s=soon(), takes_slot=True)) for _ in range(10)]
+    await asyncio.sleep(0)
+    answered.set()
+    errors = await asyncio.gather(*asking, return_exceptions=True)
+    assert {type(error) for error in errors} == {UnavailableError}
+    with pytest.raises(UnavailableError):
+        await remotes.wait_for("away", deadline_s=soon(), takes_slot=True)
+    assert looks == 1, "nor is one asked again that was away this very moment"
+
+
+async def test_look_that_fails_in_an_unforeseen_way_ends_no_watch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended for good, requests were 500s, and only an edit of the model helped."""
+    looks: asyncio.Queue[None] = asyncio.Queue()
+
+    async def look(_self: RemoteUpstream, _model: str) -> None:
+        looks.put_nowait(None)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(RemoteUpstream, "look", look)
+    remotes = Remotes(Journal(), Limits(), look_s=0)
+    remotes.want({"odd": far("odd")})
+    async with asyncio.timeout(BOUND_S):
+        for _ in range(3):
+            await looks.get()
+            vars(remotes._remotes["odd"])["looked_s"] = float("-inf")
+        with pytest.raises(UnavailableError, match="AirLab failed at asking it: ZeroDivisionError"):
+            await remotes.wait_for("odd", deadline_s=soon(), takes_slot=True)
+    assert "ZeroDivisionError" in caplog.text
+    await remotes.drain(within_s=0)
+
+
 def refused(status: int, words: str, key: str | None = "k") -> AirLabError:
     upstream = RemoteUpstream(Address.of("http://ray-head:8000/v1"), key, context_tokens=8192)
     return upstream.refusal(status, msgspec.json.encode({"error": {"message": words}}))
@@ -150,12 +197,17 @@ def refused(status: int, words: str, key: str | None = "k") -> AirLabError:
             None,
             "the server wants a key (401): Who are you?; to fix: give the model a key_env",
         ),
-        (refused(403, "not from there"), "VLLM_KEY", "the server refused the request: not from there"),
+        (
+            refused(403, "not for you"),
+            "VLLM_KEY",
+            "the server does not permit this to the key that AirLab sends (403): not for you; to fix: set the "
+            "environment variable VLLM_KEY to a key that it takes, and start AirLab anew",
+        ),
         (refused(400, "bad \x1b[31mkey\n 401"), "VLLM_KEY", "the server refused the request: bad [31mkey 401"),
         (UpstreamError("it has no model 'monkey-403'"), "VLLM_KEY", "it has no model 'monkey-403'"),
     ],
 )
-def test_only_a_401_is_about_the_key(error: AirLabError, key_env: str | None, words: str) -> None:
+def test_only_a_401_and_a_403_are_about_the_key(error: AirLabError, key_env: str | None, words: str) -> None:
     """Not any answer that happens to say so; and nothing of a server's words works a terminal."""
     assert said(error, key_env) == words
 

@@ -6,27 +6,15 @@ import json
 import os
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
 
 from tests.conftest import MakeLab
-from tests.support.service import ADMIN_KEY, BOUND_S, HELLO, KEYS, MODEL_FILE, Lab, Service, events_of, wait_until
-
-
-def near(make_lab: MakeLab, url: str, **environment: str) -> Lab:
-    """An AirLab whose ``big`` is the other's ``small``."""
-    remote = {"url": url, "model": "small"} | ({"key_env": "BIG_KEY"} if environment else {})
-    lab = make_lab("fake", models={"small": {}, "big": {"remote": remote}}, missing=("big",), environment=environment)
-    manifest = json.loads(lab.manifest.read_text())
-    del manifest["models"]["big"]["filename"]
-    manifest["tools"] = {"builtin": ["get_current_time"]}
-    lab.write_manifest(json.dumps(manifest))
-    return lab
+from tests.support.service import ADMIN_KEY, BOUND_S, HELLO, KEYS, MODEL_FILE, Service, events_of, wait_until
+from tests.support.stranger import bare_server, near
 
 
 def model_page(service: Service) -> dict[str, Any]:
@@ -181,75 +169,3 @@ def test_bare_llama_server_is_guided_like_our_own(make_lab: MakeLab) -> None:
                 assert [call["name"] for call in answer["tool_calls"]] == ["get_current_time"]
         finally:
             process.terminate()
-
-
-class Stranger(ThreadingHTTPServer):
-    """A server of OpenAI's protocol that is neither AirLab nor llama-server."""
-
-    daemon_threads = True
-
-    def __init__(self, models: tuple[str, ...]) -> None:
-        super().__init__(("127.0.0.1", 0), _Strange)
-        self.models, self.up, self.takes_key = models, True, True
-        self.connections: list[socket.socket] = []
-        self.chats: list[tuple[dict[str, str], dict[str, Any]]] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class _Strange(BaseHTTPRequestHandler):
-    server: Stranger
-
-    def setup(self) -> None:
-        self.server.connections.append(self.request)
-        super().setup()
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        if self.path == "/v1/models" and self.server.up:
-            self._answer(200, {"object": "list", "data": [{"id": name} for name in self.server.models]})
-        else:
-            self._answer(404 if self.server.up else 503, {"error": {"message": "no"}})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if not self.server.up:
-            self._answer(503, {"error": {"message": "no"}})
-            return
-        if not self.server.takes_key:
-            self._answer(401, {"error": {"message": "no"}})
-            return
-        self.server.chats.append(({name.lower(): value for name, value in self.headers.items()}, body))
-        if not body.get("stream"):
-            self._answer(200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": "far"}}]})
-            return
-        chunk = {"choices": [{"index": 0, "delta": {"content": "far"}, "finish_reason": "stop"}]}
-        usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
-        text = "".join(f"data: {json.dumps(event)}\n\n" for event in (chunk, usage)) + "data: [DONE]\n\n"
-        self._send(200, "text/event-stream", text.encode())
-
-    def _answer(self, status: int, content: object) -> None:
-        self._send(status, "application/json", json.dumps(content).encode())
-
-    def _send(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@contextmanager
-def bare_server(models: tuple[str, ...] = ("small",)) -> Iterator[Stranger]:
-    server = Stranger(models)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(BOUND_S)

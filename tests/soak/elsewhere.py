@@ -22,7 +22,7 @@ TOXICS = (
         for how in ("end", "reset", "freeze")
     ),
 )
-"""What is frozen ends after three seconds: how long a silent server is waited for is not what is soaked here."""
+"""What is frozen ends after three seconds by itself, which is after AirLab's patience in the middle of an answer."""
 _HOST = "127.0.0.1"
 
 

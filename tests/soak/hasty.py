@@ -10,6 +10,8 @@ from app.service import Service
 SHORT = Limits(
     load_stall_s=1.5,
     hung_s=1.0,
+    silent_s=10.0,
+    remote_silent_s=1.0,
     stop_grace_s=0.5,
     stuck_look_s=0.2,
     quiet_s=0.1,

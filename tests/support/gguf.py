@@ -84,6 +84,12 @@ def minimal_gguf(**keys: Value) -> bytes:
     return gguf(said | {key.replace("__", "."): given for key, given in keys.items()})
 
 
+def with_tokens(count: int = 2000, *, kind: str = "gpt2", prefix: str = "t", **keys: Value) -> bytes:
+    """The smallest file that says it is a model with a vocabulary."""
+    listed = texts(f"{prefix}{number}" for number in range(count))
+    return minimal_gguf(tokenizer__ggml__model=kind, tokenizer__ggml__tokens=listed, **keys)
+
+
 def minimal_adapter(base_name: str | None = None, *, architecture: str = "llama") -> bytes:
     """The smallest file that says it is a LoRA adapter, of the model of that name."""
     said: dict[str, Value] = {"general.architecture": architecture, "general.type": "adapter", "adapter.type": "lora"}

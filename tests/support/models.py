@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from app.fleet.estimate import Demand
 from app.units import GIB, MIB
 from app.weights.gguf import GgufFacts
 from app.weights.layout import Layout
+from app.weights.projector import Projector
 from tests.fakes import run_spec
 from tests.support.gguf import ALIGNMENT, F32, Tensor, gguf
 
@@ -65,6 +67,12 @@ def facts_of(
         layout=layout,
         **given | more,
     )
+
+
+def facts_of_projector(*, vision: bool = False, audio: bool = False, **more: Any) -> GgufFacts:
+    """The header of a multimodal projector; ``more`` is what it says of its encoder."""
+    projector = Projector("gemma3", vision, audio, **more)
+    return replace(SMALL, architecture="clip", kind="mmproj", layout=None, projector=projector)
 
 
 SMALL = facts_of(

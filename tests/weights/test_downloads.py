@@ -104,6 +104,32 @@ def house(make_house: MakeHouse) -> House:
     return make_house()
 
 
+async def test_projector_and_draft_model_come_out_of_the_models_repository(house: House, hub: Hub) -> None:
+    """Where the manifest says, by the name that the repository has for them; what it has not is for somebody else."""
+    hub.repos[REPO] |= {"eyes/mmproj-F16.gguf": SMALLER, "mmproj-F32.gguf": WEIGHTS, "draft.gguf": SMALLER}
+    companions = {
+        "mmproj": "model/mmproj-F16.gguf",
+        "draft_model": "nosuch.gguf",
+        "on": {"gpu": {"draft_model": "draft.gguf"}},
+    }
+    job = await house.pull(ModelSection.model_validate({"hf_repo": f"{REPO}:Q4_K_M", **companions}))
+
+    assert (house.models / "model/mmproj-F16.gguf").read_bytes() == SMALLER
+    assert (house.models / "draft.gguf").read_bytes() == SMALLER
+    names = {path.relative_to(house.models).as_posix() for path, _ in job.files}
+    assert names == {f"{REPO}/model-Q4_K_M.gguf", "model/mmproj-F16.gguf", "draft.gguf"}
+
+
+async def test_projector_is_fetched_for_a_model_that_is_there(house: House, hub: Hub) -> None:
+    await house.pull()
+    hub.repos[REPO] |= {"mmproj-F16.gguf": SMALLER}
+    asked = len(hub.asked)
+    await house.pull(ModelSection(hf_repo=f"{REPO}:Q4_K_M", mmproj="mmproj-F16.gguf"))
+
+    assert (house.models / "mmproj-F16.gguf").is_file()
+    assert not [each.path for each in hub.asked[asked:] if "Q4_K_M" in each.path]
+
+
 async def in_time(what: Callable[[], Awaitable[Any]]) -> Any:
     async with asyncio.timeout(BOUND_S):
         return await what()
