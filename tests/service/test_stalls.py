@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,21 @@ def test_fault_099_stream_that_stalls_ends_with_an_error_and_without_done(make_l
         assert "word2" in events[-2]
         assert json.loads(events[-1])["error"]["code"] == "upstream_stalled"
         assert service.chat().status_code == 200
+
+
+def test_fault_099_real_engine_that_stands_still_is_replaced(make_lab: MakeLab, engine_kind: str) -> None:
+    """Stopped as a whole: as for a call of a driver that never returns, nothing of it runs, and nothing ends."""
+    lab = make_lab(engine_kind, program=HASTY, models={"small": {"context_length": 4096}})
+    with lab.serve() as service:
+        with service.stream(max_tokens=3000, ignore_eos=True) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            still = service.engine()
+            os.kill(still.pid, signal.SIGSTOP)
+            *_, last = (line for line in lines if line.startswith("data: "))
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "upstream_stalled"
+        assert service.chat().status_code == 200
+        assert not still.alive
 
 
 def test_fault_099_turn_that_stalls_ends_with_an_error_and_is_a_failed_one(make_lab: MakeLab) -> None:

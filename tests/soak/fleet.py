@@ -69,8 +69,8 @@ class Report:
         yield f"{self.seconds:.0f} s, seed {self.seed}; requests ended as {dict(self.answers.most_common())}"
         yield f"done meanwhile: {dict(self.deeds.most_common())}"
         if self.rss_bytes:
-            first, last = format_bytes(self.rss_bytes[0]), format_bytes(self.rss_bytes[-1])
-            yield f"the service had {first} at first and {last} at last; descriptors {self.descriptors}"
+            sizes = ", ".join(map(format_bytes, self.rss_bytes))
+            yield f"the service had {sizes} at first, in the middle and at last; descriptors {self.descriptors}"
 
 
 class _Soak:
