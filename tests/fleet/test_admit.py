@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -255,10 +254,11 @@ def test_whoever_waits_for_memory_has_no_less_of_it_by_those_who_start_meanwhile
         return
     (start,) = (action for action in deeds(state) if isinstance(action, Start))
     assert start.fitted is not None
-    taken_mib = math.ceil(start.fitted.estimate.takes[RAM] / MIB)
-    assert taken_mib <= free_mib
-    later = fleet([A, big, small], waiters=waiters[:1], free_mib=free_mib + held_mib - taken_mib)
-    assert started(later) == ["big"]
+    taken_bytes = start.fitted.estimate.takes[RAM]
+    assert taken_bytes <= free_mib * MIB
+    reading = Reading(NOW_S, {RAM: (free_mib + held_mib) * MIB - taken_bytes})
+    memory = MemoryState(reading, is_fresh=True, is_being_read=False)
+    assert started(fleet([A, big, small], waiters=waiters[:1], memory=memory)) == ["big"]
 
 
 def test_preloaded_model_waits_for_room_and_takes_none() -> None:
