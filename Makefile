@@ -64,7 +64,7 @@ soak-reload: setup-dev ## 1,000 reloads under eight streaming clients, one file 
 soak-kill: setup-dev ## kill -9 at 50 random moments of 200 concurrent turns: ARGS="50"
 	@exec $(BIN)/python -m tests.soak.kill $(ARGS)
 
-soak-fleet: setup-dev ## a minute of every fault of an engine at random, under load over four models; longer: ARGS="1800"
+soak-fleet: setup-dev ## a minute of every fault at random, under load over five models, one of them elsewhere; longer: ARGS="1800"
 	@exec $(BIN)/python -m tests.soak.fleet $(ARGS)
 
 check: setup-dev ## lint, format, types, import direction, generated pages: what CI runs before the tests

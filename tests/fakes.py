@@ -20,6 +20,7 @@ from app.engines.base import Exit, Launch, RunSpec, WeightsId
 from app.errors import AirLabError, EngineError
 from app.fleet.estimate import RAM
 from app.fleet.memory import Reading
+from app.fleet.progress import Progress
 from app.fleet.spec import ModelSpec
 from app.manifest.schema import ModelSection, NativeEngineSection
 from app.weights.gguf import GgufFacts
@@ -164,8 +165,7 @@ class FakeUpstream:
     """What the fleet asks of an upstream."""
 
     def __init__(self, engine: FakeEngine, socket: Path) -> None:
-        self.last_byte_s = 0.0
-        self.awaited = 0
+        self.progress = Progress()
         self.closed_because: AirLabError | None = None
         self._engine, self.socket = engine, socket
 

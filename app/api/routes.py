@@ -118,16 +118,21 @@ async def running(request: Request[Any, Any, Any]) -> dict[str, Any]:
 
 @post("/model/switch", opt={"scope": Scope.ADMIN}, status_code=200)
 async def switch(request: Request[Any, Any, Any], data: JSONBody[SwitchRequest]) -> SwitchAnswer:
-    """Make a model the current one: download it if need be, load it, and stop the one it replaces."""
+    """Make a model the current one: download it if need be, load it, and stop the one it replaces.
+
+    Where it cannot be had, what served before serves on, and where it does not come up, again.
+    """
     service: Service = request.app.state.owner.service
     service.refuse_if_stopping()
     await fetch_first(service, data.model_key, actor=request.scope["state"]["actor"].name)
     begun_s = time.monotonic()
     key = await _loadable(service, data.model_key)
+    # Before what serves now is stopped for it.
+    await service.fleet.refuse_out_of_reach(key)
     previous = service.live.current.chosen_model
     service.reload.choose_model(key)
-    if previous != key and not service.live.current.models[previous].section.pin:
-        service.fleet.begin_unload(previous)
+    unloads = previous != key and not service.live.current.models[previous].section.pin
+    leaving = service.fleet.begin_unload(previous) if unloads else []
     try:
         await service.fleet.load(key)
     except asyncio.CancelledError:
@@ -136,6 +141,8 @@ async def switch(request: Request[Any, Any, Any], data: JSONBody[SwitchRequest])
         # A model that does not come up must not stay the one that serves; a later switch is not undone.
         if service.live.current.chosen_model == key:
             service.reload.choose_model(previous)
+            if leaving:
+                service.fleet.bring_back(previous)
         raise
     took_s = time.monotonic() - begun_s
     return SwitchAnswer("success", f"{key} is ready after {format_duration(took_s)}", key, previous, round(took_s, 3))

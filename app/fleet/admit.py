@@ -98,6 +98,33 @@ class Admission:
         """Whether it could start once these are gone, as far as anybody knows."""
         return not isinstance(self.fit(spec, gone), Shortfall)
 
+    def fit_beside(
+        self, spec: ModelSpec, first: ModelSpec, gone: Collection[int], leaving: Collection[int] = ()
+    ) -> Fitted | None:
+        """How it would start now and take nothing from ``first``, which waits for memory; None where it would.
+
+        Args:
+            spec: The model.
+            first: The one that waits.
+            gone: Instances that go for that one.
+            leaving: As for ``fit``.
+        """
+        memory, before = self._memory, self.fit(first, gone)
+        if memory is None or memory.reading is None or not isinstance(before, Fitted):
+            return None
+        self.book(before)
+        later = self._room(memory, memory.reading, gone, gone)
+        self._started.pop()
+        now = self._room(memory, memory.reading, (), leaving)
+        free = {device: min(size, later.free.get(device, size)) for device, size in now.free.items()}
+        fitted = self._find(spec, memory, replace(now, free=free))
+        if isinstance(fitted, Shortfall):
+            return None
+        self.book(fitted)
+        after = self.fit(first, gone)
+        self._started.pop()
+        return fitted if isinstance(after, Fitted) and _size(after) == _size(before) else None
+
     def book(self, fitted: Fitted) -> None:
         """Promise it what it takes."""
         self._started.append(Booking(fitted.estimate.takes, {}, fitted.fit.busy_threads))
@@ -113,6 +140,11 @@ class Admission:
         staying = [_booking(i, works=i.id not in not_working) for i in self._instances if i.id not in gone]
         leaving = [_booking(i) for i in self._instances if i.id in gone]
         return room_for(reading, memory.budget, staying + self._started, leaving, all_threads=memory.threads)
+
+
+def _size(fitted: Fitted) -> tuple[object, ...]:
+    """What of a start its users would miss."""
+    return fitted.fit.context_length, fitted.fit.slots, fitted.fit.gpu_layers
 
 
 def _booking(instance: InstanceFacts, *, works: bool = False) -> Booking:

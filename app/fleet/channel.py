@@ -190,7 +190,7 @@ class Channel(asyncio.Protocol):
     def on_body(self, piece: bytes) -> None:
         """Keep a piece of the body."""
         if self.first_byte_s < math.inf and not self._has_news:
-            self._has_news = not (self.is_stream and _is_comment(piece))
+            self._has_news = not (self.is_stream and is_comment(piece))
         self._parts.append(piece)
         self._waiting_bytes += len(piece)
         self._head_bytes = 0
@@ -201,6 +201,9 @@ class Channel(asyncio.Protocol):
         self.reusable = self._parser.should_keep_alive()
 
 
-def _is_comment(piece: bytes) -> bool:
-    """Whether a piece of a stream says nothing: llama-server keeps one alive so, also while nothing moves in it."""
-    return all(not line or line.startswith(b":") for line in piece.splitlines())
+def is_comment(piece: bytes) -> bool:
+    """Whether a piece of a stream says nothing: llama-server keeps one alive so, also while nothing moves in it.
+
+    A thread of its own sends these comments, every 30 s (``--sse-ping-interval``; measured).
+    """
+    return piece[:1] in b":\r\n" and all(not line or line.startswith(b":") for line in piece.splitlines())

@@ -78,6 +78,8 @@ class _Decision:
         self._rivals_by_key = rivals_in(fleet.models)
         self._waits_for_memory = False
         """Whether an earlier waiter does: then nobody behind takes what comes back."""
+        self._promised: tuple[ModelSpec, Collection[int]] | None = None
+        """Its model, and the instances that go for it, where that is known: what fits beside it then may start."""
         # A start takes a free place; else it waits for one that is on its way to be free.
         self._free_places = fleet.max_loaded - len(fleet.instances)
         self._coming_places = sum(i.state in {State.DRAINING, State.STOPPING} for i in fleet.instances)
@@ -210,9 +212,12 @@ class _Decision:
         if key in self._handled or not self._booked(key) or not self._rested(self._fleet.records.get(key, Record())):
             return
         self._handled.add(key)
-        if self._waits_for_memory or self._follows_a_rival(key) or self._reads_memory():
+        if self._follows_a_rival(key) or self._reads_memory():
             return
         spec = self._fleet.models[key]
+        if self._waits_for_memory:
+            self._start_beside_the_promised(spec)
+            return
         alone = self._admission.fit_alone(spec)
         if isinstance(alone, Shortfall):
             if not self._memory_is_due():
@@ -229,6 +234,7 @@ class _Decision:
         coming = {i.id for i in self._fleet.instances if i.id in self._leaving and i.state is not State.STUCK}
         if self._free_places + self._coming_places > 0 and rivals <= coming and self._admission.fits(spec, coming):
             self._coming_places -= self._free_places <= 0
+            self._promised = spec, coming
         elif waiter.evicts:
             self._evict_for(waiter, spec, coming)
         else:
@@ -273,13 +279,28 @@ class _Decision:
 
     def _start_if_it_fits(self, spec: ModelSpec) -> None:
         """A wish: it takes nothing away from anybody, and waits for room that may come."""
-        if self._waits_for_memory or self._reads_memory():
+        if self._reads_memory():
+            return
+        if self._waits_for_memory:
+            self._start_beside_the_promised(spec)
             return
         fitted = self._admission.fit(spec, leaving=self._leaving)
         if not isinstance(fitted, Shortfall):
             self._start(spec.key, fitted)
         elif isinstance(alone := self._admission.fit_alone(spec), Shortfall) and not self._memory_is_due():
             self.actions.append(Forgo(spec.key, alone.message))
+
+    def _start_beside_the_promised(self, spec: ModelSpec) -> None:
+        """Start it although an earlier one waits for memory, where that one loses nothing by it.
+
+        That one may wait for minutes, until a busy model has finished. Whoever goes for it leaves it a place, too.
+        """
+        if self._promised is None or self._free_places <= 0 or self._rivals(spec.key):
+            return
+        first, gone = self._promised
+        fitted = self._admission.fit_beside(spec, first, gone, self._leaving)
+        if fitted is not None:
+            self._start(spec.key, fitted)
 
     def _start(self, key: str, fitted: Fitted | None) -> None:
         self._handled.add(key)
@@ -307,6 +328,7 @@ class _Decision:
         if victims is None:
             self._refuse_if_nobody_can_go(waiter, ready)
             return
+        self._promised = spec, coming | {victim.id for victim in victims}
         quiet_s = max(i.last_used_s for i in victims) + self._limits.quiet_s
         if self._now_s >= patience_ends_s and any(self._group(i, before_s=patience_ends_s) for i in victims):
             return  # they came in time to be served together; each grant is followed by another decision

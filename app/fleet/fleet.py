@@ -131,6 +131,23 @@ class Fleet:
         """The first half of ``unload``, for one who need not wait: the instances that now leave."""
         return self._reconciler.unload(key)
 
+    def bring_back(self, key: str) -> None:
+        """Load what was unloaded for nothing, once there is room for it; nobody waits, and nothing leaves for it."""
+        self._reconciler.bring_back(key)
+
+    async def refuse_out_of_reach(self, key: str) -> None:
+        """Ask before something is stopped for a model whether it is to be had at all.
+
+        Raises:
+            DoesNotFitError: It could not start if all others were gone.
+            UnavailableError: It runs elsewhere, and its server is away.
+        """
+        spec = self._reconciler.spec_of(key)
+        if key in self._remotes:
+            await self._remotes.wait_for(key, deadline_s=time.monotonic() + _LOAD_S, takes_slot=False)
+        elif spec is not None:
+            await self.refuse_hopeless(spec)
+
     async def fit(self, spec: ModelSpec) -> dict[str, Any]:
         """Whether and how a model would start beside what is loaded, with the arithmetic; nothing is started."""
         if spec.is_remote:

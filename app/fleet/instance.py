@@ -18,6 +18,7 @@ from app.engines.base import Engine, Exit, Launch, Running
 from app.engines.command import as_written
 from app.errors import AirLabError, EngineAwayError, EngineError, UpstreamError, UpstreamStalledError
 from app.fleet.fit import Fitted
+from app.fleet.progress import Watch
 from app.fleet.records import Fault
 from app.fleet.spec import ModelSpec
 from app.fleet.states import InstanceFacts, Limits, State, Why
@@ -29,7 +30,7 @@ log = logging.getLogger("airlab")
 _POLL_SHARE, _POLL_MIN_S, _POLL_MAX_S = 0.05, 0.02, 0.1
 """/health is asked after this share of the time so far: soon after a short load, seldom enough during a long one."""
 _WORKING_SHARE, _WORKING_BYTES_S = 0.02, 64 * KIB
-"""An engine that uses less of a processor and of memory does nothing: to be watched takes it some."""
+"""A load that uses less of a processor and of memory does nothing: to be watched takes it some."""
 _WATCH_S = 5.0
 _HEALTH_S = 2.0
 _SHOWN_LINES = 5
@@ -224,19 +225,11 @@ class Instance:
 
     async def _until_broken(self, running: Running, exited: asyncio.Task[Exit]) -> None:
         """Watch it; raises when it ends, or hangs under load however green its /health is."""
-        limits = self._limits
-        tick_s = min(_WATCH_S, limits.hung_s / 4)
-        moved_s, cpu_s = time.monotonic(), _cpu_s(running)
+        tick_s = min(_WATCH_S, self._limits.hung_s / 4)
+        watch = Watch(self.upstream.progress, self._limits, cpu_s=_cpu_s(running))
         while not await self._ended_within(exited, tick_s):
-            now_s, used_s = time.monotonic(), _cpu_s(running)
-            silent_s = now_s - max(self.upstream.last_byte_s, self.last_used_s)
-            # A client that reads slowly holds a lease too: then nobody waits for a byte, and none has to come.
-            waits = self.upstream.awaited > 0
-            if not waits or silent_s < tick_s or used_s - cpu_s > _WORKING_SHARE * tick_s:
-                moved_s = now_s
-            cpu_s = used_s
-            if waits and (now_s - moved_s >= limits.hung_s or silent_s >= limits.silent_s):
-                what = with_log(f"it had work and sent nothing for {silent_s:.0f} s", running.last_lines())
+            if (hung_for_s := watch.hung_for_s(cpu_s=_cpu_s(running))) is not None:
+                what = with_log(f"it had work and sent nothing for {hung_for_s:.0f} s", running.last_lines())
                 raise _BrokenError(Fault(what, is_verdict=False, stalled=True))
         raise _BrokenError(_fault_of_exit(exited.result(), loading=False))
 

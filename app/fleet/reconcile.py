@@ -102,6 +102,15 @@ class Reconciler:
         self._records.pop(key, None)
         self._desired.add(key)
 
+    def bring_back(self, key: str) -> None:
+        """Keep it loaded from now on, where there is room."""
+        self._desired.add(key)
+        self.step()
+
+    def spec_of(self, key: str) -> ModelSpec | None:
+        """How a model that runs here should be; None where there is none of this key."""
+        return self._models.get(key)
+
     def give_up(self, key: str) -> None:
         """Keep it loaded no more; what runs of it stays."""
         self._desired.discard(key)

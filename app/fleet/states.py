@@ -58,9 +58,9 @@ class Limits:
     stalled_loads: int = 2
     """So many loads in a row in which nothing moved are too many: each held a place for minutes."""
     hung_s: float = 60.0
-    """A busy engine that neither sends a byte nor uses the processor for this long is hung."""
+    """An engine that is waited for so long, and neither sends a piece of an answer nor uses the processor, is hung."""
     silent_s: float = 1800.0
-    """A busy engine that sends no byte for this long is hung, however busy its processor."""
+    """One that sends none while it is waited for so long is hung, however busy its processor."""
     remote_silent_s: float = 600.0
     """A server elsewhere that is in the middle of an answer and sends none of it for this long has hung. Models that
     think without showing it are silent for minutes; what comes before, a load and a long prompt, takes ``silent_s``."""

@@ -15,13 +15,18 @@ import msgspec
 from msgspec import Meta, Struct
 
 from app.errors import AirLabError, BadRequestError, ContextTooLongError, EngineAnsweredError, UpstreamError
-from app.fleet.channel import Channel
+from app.fleet.channel import Channel, is_comment
+from app.fleet.progress import Progress, Stopwatch
 from app.units import MIB, format_bytes
 
 _KEEP_ALIVE_S = 3.0
 """llama-server closes idle connections after 5 s; ours are given up before."""
 _ANSWER_BYTES, _REFUSAL_BYTES = 64 * MIB, MIB
 _LOST = (OSError, httptools.HttpParserError)
+_ASIDE = frozenset(
+    {"/health", "/props", "/tokenize", "/apply-template", "/v1/models", "/v1/chat/completions/input_tokens"}
+)
+"""What llama-server answers beside its generation, and so also while that hangs."""
 _T = TypeVar("_T")
 TokenCount = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 """A count of tokens that somebody else made."""
@@ -35,14 +40,12 @@ class Upstream:
 
     def __init__(self, socket: Path) -> None:
         """Open nothing yet."""
-        self.last_byte_s = time.monotonic()
-        """When the last byte came or was first waited for, on the monotonic clock."""
+        self.progress = Progress()
+        """How long it was waited for in vain."""
         self.is_llama_server = True
         """Whether it counts tokens, shows its template and takes a grammar."""
         self.context_tokens = 0
         """Of a server that does not say it itself."""
-        self.awaited = 0
-        """How many wait for a byte now; not those whose client is slow to take what came."""
         self.socket = socket
         """Where it serves."""
         self._idle: list[Channel] = []
@@ -61,18 +64,18 @@ class Upstream:
         """
         if self._closed_because is not None:
             raise self._closed_because
-        request = self._request(path, body)
+        request, waited = self._request(path, body), Stopwatch()
         while True:
             channel = self._kept()
             try:
-                answering = await self._ask_on(channel, request)
+                answering = await self._ask_on(channel, request, waited)
             except _LOST as exc:
                 # A kept connection that llama-server had closed meanwhile: nothing came back, so ask once more.
                 if channel is None or self._closed_because is not None or not self._may_ask_again(body):
                     raise self._broken(exc) from exc
                 self._close_idle()
             else:
-                return Answer(self, answering)
+                return Answer(self, answering, waited, generated=path not in _ASIDE)
 
     async def _connect(self) -> Channel:
         return await Channel.connect(self.socket)
@@ -80,8 +83,8 @@ class Upstream:
     def _request(self, path: str, body: bytes | None) -> bytes:
         return _request(path, body)
 
-    async def _ask_on(self, channel: Channel | None, request: bytes) -> Channel:
-        self.begin_to_wait()
+    async def _ask_on(self, channel: Channel | None, request: bytes, waited: Stopwatch) -> Channel:
+        self.progress.begin(waited)
         try:
             channel = channel or await self._connect()
             if self._closed_because is not None:  # while it connected: what is asked now would hold the engine's end up
@@ -95,10 +98,9 @@ class Upstream:
             except BaseException:
                 self.leave(channel)
                 raise
-            self.last_byte_s = time.monotonic()
             return channel
         finally:
-            self.awaited -= 1
+            self.progress.end(waited)
 
     def _kept(self) -> Channel | None:
         """A connection that is open and has nothing to do."""
@@ -176,11 +178,6 @@ class Upstream:
         for channel in tuple(self._open):
             channel.abort()
 
-    def begin_to_wait(self) -> None:
-        """Somebody waits for a byte from now on."""
-        self.awaited += 1
-        self.last_byte_s = time.monotonic()
-
     def _broken(self, exc: Exception) -> AirLabError:
         return self._closed_because or UpstreamError(f"{self.server} broke off: {exc or type(exc).__name__}")
 
@@ -188,12 +185,14 @@ class Upstream:
 class Answer:
     """llama-server's answer: its status now, its body as it comes. Leaving it early cancels the generation."""
 
-    __slots__ = ("_channel", "_upstream", "is_stream", "media_type", "status")
+    __slots__ = ("_channel", "_moves", "_upstream", "_waited", "is_stream", "media_type", "status")
 
-    def __init__(self, upstream: Upstream, channel: Channel) -> None:
+    def __init__(self, upstream: Upstream, channel: Channel, waited: Stopwatch, *, generated: bool) -> None:
         """Use ``Upstream.send``."""
         self.status, self.media_type, self.is_stream = channel.status, channel.media_type, channel.is_stream
-        self._upstream, self._channel = upstream, channel
+        self._upstream, self._channel, self._waited = upstream, channel, waited
+        # A refusal is written without the model, and so is the head of a stream.
+        self._moves = generated and channel.status < 400
 
     async def __aenter__(self) -> Answer:
         """Answers are closed by leaving the block."""
@@ -209,7 +208,7 @@ class Answer:
         """The body as it comes, unparsed. Raises UpstreamError when it breaks off."""
         channel = self._channel
         while True:
-            data = channel.take()
+            data = self._taken()
             if data:
                 yield data
             elif channel.complete:
@@ -244,22 +243,27 @@ class Answer:
         """The body, or the first part of it that is longer than the limit."""
         parts, size, channel = [], 0, self._channel
         while True:
-            parts.append(channel.take())
+            parts.append(self._taken())
             size += len(parts[-1])
             if channel.complete or size > limit_bytes:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
             await self._more()
 
+    def _taken(self) -> bytes:
+        data = self._channel.take()
+        if data and self._moves and not (self.is_stream and is_comment(data)):
+            self._upstream.progress.came(self._waited)
+        return data
+
     async def _more(self) -> None:
         upstream = self._upstream
-        upstream.begin_to_wait()
+        upstream.progress.begin(self._waited)
         try:
             await self._channel.more()
-            upstream.last_byte_s = time.monotonic()
         except _LOST as exc:
             raise upstream._broken(exc) from exc  # noqa: SLF001 # the two are one thing in two lifetimes
         finally:
-            upstream.awaited -= 1
+            upstream.progress.end(self._waited)
 
 
 def _request(path: str, body: bytes | None) -> bytes:

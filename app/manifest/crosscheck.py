@@ -15,7 +15,7 @@ RESERVED = "default"
 
 def cross_problems(manifest: Manifest, positions: Positions) -> list[Problem]:
     """Every disagreement between keys of the manifest, with its place in the file."""
-    checks = (_references, _clashes, _sources, _companions, _hosts)
+    checks = (_references, _rivals, _clashes, _sources, _companions, _hosts)
     return [problem for check in checks for problem in check(manifest, positions)]
 
 
@@ -31,6 +31,23 @@ def _references(manifest: Manifest, positions: Positions) -> list[Problem]:
         for path, name in names
         if name is not None and name not in manifest.models
     ]
+
+
+def _rivals(manifest: Manifest, positions: Positions) -> list[Problem]:
+    """Models that cannot be kept apart as the file has it: one from itself, and two that are both to stay loaded."""
+    problems = []
+    stay = {key for key, model in manifest.models.items() if model.pin and model.preload}
+    for key, model in manifest.models.items():
+        for index, other in enumerate(model.not_with):
+            if other == key:
+                message, fix = "a model is always loaded together with itself", "delete it, or name another model"
+            elif key in stay and other in stay and not (key in manifest.models[other].not_with and other < key):
+                message = f"{shown(key)} and {shown(other)} are both pinned and preloaded, so neither ever leaves"
+                fix = "delete pin or preload of one of the two, or this"
+            else:
+                continue
+            problems.append(positions.problem(("models", key, "not_with", index), message, fix=fix))
+    return problems
 
 
 def _no_such_model(path: Path, name: str, manifest: Manifest, positions: Positions) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -105,6 +106,9 @@ async def _load(server: FakeServer, script: Script) -> None:
         crash(script)
     server.loaded = True
     _log("I srv  llama_server: model loaded")
+    if script.die_after_s is not None:
+        await asyncio.sleep(script.die_after_s)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def _make_progress() -> None:

@@ -136,15 +136,25 @@ class Completions:
         # Long before the first token, as the real one does: a status line is no sign of an answer.
         writer.write(wire.stream_head(close=close))
         generation.begun = True
-        for index in range(len(completion.steps)):
-            await self._next_token(generation)
-            if index == 1 and self._script.garbage_sse:
-                writer.write(wire.chunk(GARBAGE))
-            writer.write(wire.chunk(b"".join(map(wire.event, completion.token_events(index)))))
-            await writer.drain()
-        await self._fault_here(generation)
+        pinging = asyncio.create_task(self._ping(writer))
+        try:
+            for index in range(len(completion.steps)):
+                await self._next_token(generation)
+                if index == 1 and self._script.garbage_sse:
+                    writer.write(wire.chunk(GARBAGE))
+                writer.write(wire.chunk(b"".join(map(wire.event, completion.token_events(index)))))
+                await writer.drain()
+            await self._fault_here(generation)
+        finally:
+            pinging.cancel()
         writer.write(wire.chunk(_ending(completion, done=not self._script.no_done)) + wire.chunk(b""))
         await writer.drain()
+
+    async def _ping(self, writer: asyncio.StreamWriter) -> None:
+        """Keep a silent stream alive, as a thread of the real one does beside its generation."""
+        while self._script.ping_s is not None:
+            await asyncio.sleep(self._script.ping_s)
+            writer.write(wire.chunk(b":\n\n"))
 
     async def _whole(self, writer: asyncio.StreamWriter, generation: Generation, *, close: bool) -> None:
         for _ in generation.completion.steps:

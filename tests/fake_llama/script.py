@@ -29,12 +29,14 @@ class Script:
     exit_code: int | None = None
     exit_at: str = "start"  # or "load" (in place of becoming ready), or "request:N" (at the Nth completion, unanswered)
     exit_message: str | None = None  # a last line on stderr
+    die_after_s: float | None = None  # killed so long after it became ready, whatever it does then
     ignore_sigterm: bool = False
     fork_setsid_grandchild: bool = False  # outlives a group kill and holds stdout open, for 60 s at most
     health_ok_but_hung: bool = False  # completions and /slots never answer
 
     # An answer that breaks off or is malformed.
     stall_after_tokens: int | None = None
+    ping_s: float | None = None  # an empty comment in every stream so often, as --sse-ping-interval, whatever stalls
     close_after_tokens: int | None = None
     die_after_tokens: int | None = None
     garbage_sse: bool = False

@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from app.engines.base import WeightsId
 from app.errors import DoesNotFitError, UnavailableError
 from app.fleet.decide import decide
@@ -200,6 +203,62 @@ def test_one_who_waits_for_memory_is_not_overtaken_by_those_behind() -> None:
     big = spec("big", 300)
     state = fleet([A, B, big], instance(1, A, leases=1), waiters=[waiter(1, "big"), waiter(2, "b")], free_mib=400)
     assert deeds(state) == []
+
+
+def busy_and(big_mib: int, **more: Any) -> FleetState:
+    """A, which is busy, and a large model that waits for it to go, before b."""
+    big = spec("big", big_mib)
+    held = Booking({RAM: 300 * MIB}, {RAM: 300 * MIB})
+    busy = instance(1, A, leases=1, booking=held)
+    return fleet([A, B, big], busy, waiters=[waiter(1, "big"), waiter(2, "b")], free_mib=400, **more)
+
+
+def test_small_model_starts_while_a_large_one_waits_where_it_takes_nothing_from_it() -> None:
+    """The busy one may stream for minutes; what is free for both has no reason to wait with the large one."""
+    assert started(busy_and(536)) == ["b"]  # 589.6 MiB and 110, of 700 once a is gone
+    assert started(busy_and(537)) == []
+
+
+def test_small_model_starts_by_itself_while_a_large_one_waits_where_it_takes_nothing_from_it() -> None:
+    state = busy_and(536)
+    alone = replace(state, waiters=state.waiters[:1], desired=frozenset({"b"}))
+    assert started(alone) == ["b"]
+    assert started(replace(busy_and(537), waiters=state.waiters[:1], desired=frozenset({"b"}))) == []
+
+
+def test_no_place_is_taken_beyond_those_there_are_while_a_large_one_waits() -> None:
+    assert started(busy_and(536, max_loaded=2)) == ["b"]
+    assert started(busy_and(536, max_loaded=1)) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    free_mib=st.integers(0, 1000),
+    held_mib=st.integers(10, 600),
+    big_mib=st.integers(10, 900),
+    small_mib=st.integers(10, 500),
+    is_auto=st.booleans(),
+)
+def test_whoever_waits_for_memory_has_no_less_of_it_by_those_who_start_meanwhile(
+    free_mib: int, held_mib: int, big_mib: int, small_mib: int, is_auto: bool
+) -> None:
+    """Else one small model after another would be started before the large one."""
+    big, small = spec("big", big_mib), spec("b", small_mib)
+    if is_auto:
+        small = replace(small, run=replace(small.run, slots=None, context_length=None))
+    held = Booking({RAM: held_mib * MIB}, {RAM: held_mib * MIB})
+    busy = instance(1, A, leases=1, booking=held)
+    waiters = [waiter(1, "big"), waiter(2, "b")]
+    state = fleet([A, big, small], busy, waiters=waiters, free_mib=free_mib)
+    if started(state) != ["b"] or any(isinstance(action, Refuse) for action in deeds(state)):
+        return
+    (start,) = (action for action in deeds(state) if isinstance(action, Start))
+    assert start.fitted is not None
+    taken_bytes = start.fitted.estimate.takes[RAM]
+    assert taken_bytes <= free_mib * MIB
+    reading = Reading(NOW_S, {RAM: (free_mib + held_mib) * MIB - taken_bytes})
+    memory = MemoryState(reading, is_fresh=True, is_being_read=False)
+    assert started(fleet([A, big, small], waiters=waiters[:1], memory=memory)) == ["big"]
 
 
 def test_preloaded_model_waits_for_room_and_takes_none() -> None:

@@ -23,6 +23,7 @@ from app.errors import (
 from app.fleet.facts import DraftModelUnused
 from app.fleet.fleet import Fleet
 from app.fleet.lease import Waiting
+from app.fleet.progress import Stopwatch
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State
 from app.journal import Fact, Journal
@@ -611,7 +612,7 @@ def test_fault_099_busy_engine_that_sends_nothing_is_replaced(play: Play, engine
     async def scene(fleet: Fleet) -> None:
         async with fleet.lease("a", deadline_s=in_a_day()) as lease:
             upstream: Any = lease.upstream
-            upstream.awaited = 1
+            upstream.progress.begin(Stopwatch())
             assert await lease.engine_ended(within_s=fleet.limits.hung_s + 5)
             await turns_of_the_loop()
             assert "sent nothing" in upstream.closed_because.message

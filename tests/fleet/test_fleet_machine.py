@@ -23,11 +23,12 @@ from app.fleet.fleet import Fleet
 from app.fleet.instance import Instance
 from app.fleet.lease import Waiting
 from app.fleet.meter import Memory
+from app.fleet.progress import Stopwatch
 from app.fleet.spec import ModelSpec
 from app.fleet.states import State, Why
 from app.journal import Journal
 from app.units import MIB
-from tests.fakes import DAY_S, FakeEngine, FakeMeter, Manner, model_spec, run_spec
+from tests.fakes import DAY_S, FakeEngine, FakeMeter, FakeRunning, Manner, model_spec, run_spec
 from tests.fleet.virtual import virtual_time
 
 OUT = {State.DRAINING, State.STOPPING, State.STUCK}
@@ -35,6 +36,7 @@ KEYS = st.sampled_from("abc")
 MANNERS = st.builds(
     Manner,
     load_s=st.sampled_from([0.0, 0.5, 30.0]),
+    moves=st.sampled_from([True, True, False]),
     stop_s=st.sampled_from([0.0, 0.3, 3.0]),
     survives_stops=st.sampled_from([0, 0, 0, 1]),
     refused=st.sampled_from([None, None, None, "no such binary"]),
@@ -83,9 +85,9 @@ class FleetMachine(RuleBasedStateMachine):
 
     # What callers do.
 
-    @rule(key=KEYS, held_s=HELD_S, wait_s=WAIT_S, keep_alive_s=KEEP_ALIVE_S)
-    def ask(self, key: str, held_s: float, wait_s: float, keep_alive_s: float | None) -> None:
-        self._call(self._use(key, held_s, wait_s, keep_alive_s))
+    @rule(key=KEYS, held_s=HELD_S, wait_s=WAIT_S, keep_alive_s=KEEP_ALIVE_S, is_answered=st.booleans())
+    def ask(self, key: str, held_s: float, wait_s: float, keep_alive_s: float | None, is_answered: bool) -> None:
+        self._call(self._use(key, held_s, wait_s, keep_alive_s, is_answered=is_answered))
 
     @rule(key=KEYS, beside=st.booleans(), keep_alive_s=KEEP_ALIVE_S)
     def load(self, key: str, beside: bool, keep_alive_s: float | None) -> None:
@@ -149,6 +151,7 @@ class FleetMachine(RuleBasedStateMachine):
         for instance in instances:
             assert 0 <= instance.leases <= instance.slots
             self._is_stopped_for_a_cause(instance)
+            self._is_not_waited_for_in_vain(instance)
         for key, instance in self.fleet._reconciler._ready.items():
             assert instance in instances, f"what serves {key} is gone"
             assert instance.state is State.READY
@@ -187,11 +190,20 @@ class FleetMachine(RuleBasedStateMachine):
             await asyncio.wait(self.callers, timeout=2 * DAY_S)
         assert await self.fleet.shut_down(drain_s=20)
 
-    async def _use(self, key: str, held_s: float, wait_s: float, keep_alive_s: float | None) -> None:
+    async def _use(
+        self, key: str, held_s: float, wait_s: float, keep_alive_s: float | None, *, is_answered: bool
+    ) -> None:
         deadline_s = time.monotonic() + wait_s
         async with self.fleet.lease(key, deadline_s=deadline_s, waiting=_told, keep_alive_s=keep_alive_s) as lease:
             assert lease.spec.key == key
-            await asyncio.sleep(held_s)
+            waited = Stopwatch()
+            lease.upstream.progress.begin(waited)
+            try:
+                await asyncio.sleep(held_s)
+                if is_answered:
+                    lease.upstream.progress.came(waited)
+            finally:
+                lease.upstream.progress.end(waited)
 
     def _call(self, asking: object) -> None:
         async def caller() -> None:
@@ -233,6 +245,12 @@ class FleetMachine(RuleBasedStateMachine):
         """A busy engine is stopped after a fault of its own only; for everything else it drains first."""
         if instance.state is State.STOPPING and instance.leases:
             assert instance.why is Why.FAULT
+
+    def _is_not_waited_for_in_vain(self, instance: Instance) -> None:
+        """However many come and leave, one that hangs serves no longer than the watch needs to see it."""
+        limits, serves = self.fleet.limits, instance.state in {State.READY, State.DRAINING}
+        if serves and isinstance(instance.running, FakeRunning) and not instance.running.manner.moves:
+            assert instance.upstream.progress.still_s(time.monotonic()) <= limits.hung_s + limits.hung_s / 4
 
 
 def _told(waiting: Waiting) -> None:

@@ -8,7 +8,8 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,7 @@ from app.errors import (
     UpstreamStalledError,
     WaitTimeoutError,
 )
-from app.fleet.facts import ModelBroke, ModelLeaving
+from app.fleet.facts import ModelBroke, ModelLeaving, ModelStopped
 from app.fleet.fleet import Fleet
 from app.fleet.spec import ModelSpec
 from app.fleet.states import Limits, State, Why
@@ -36,6 +37,8 @@ from tests.support.fake import fake_llama_server_command, starts_of, write_fault
 
 BOUND_S = 30.0
 SHORT = Limits(load_stall_s=0.4, hung_s=0.4, stop_grace_s=0.3, cooling_s=(0.01,) * 5, quiet_s=0.0, stuck_look_s=0.1)
+PATIENT = replace(SHORT, hung_s=1.0)
+"""More patient than some clients."""
 CHAT = "/v1/chat/completions"
 HELLO = msgspec.json.encode({"messages": [{"role": "user", "content": "Hello"}], "stream": True})
 Made = Callable[..., "Home"]
@@ -203,6 +206,25 @@ async def test_crash_between_requests_is_followed_by_a_fresh_engine(made: Made) 
     assert pid_of(home) != first
 
 
+async def test_fault_097_engine_that_dies_soon_after_each_start_is_given_up_after_five_restarts(made: Made) -> None:
+    """By itself: nobody asks, and a model that is to stay loaded must not be started for ever."""
+    home = made()
+    write_fault(home.model("a"), die_after_s=0.05)
+    home.want("a")
+    with suppress(AirLabError):
+        await home.fleet.load("a")
+    broken = 0
+    for _ in range(6):
+        broken = home.facts.index(await home.noted(ModelBroke, after=broken)) + 1
+        await home.noted(ModelStopped, after=broken)
+    status = home.fleet.status()["a"]
+    assert status.state is State.FAILED
+    assert "killed by signal 9 while it served" in (status.message or "")
+    with pytest.raises(ModelFailedError, match="killed by signal 9"):
+        await say_hello(home)
+    assert starts_of(home.model("a")) == 6
+
+
 async def test_fault_100_crash_in_a_stream_breaks_it_off_for_its_reader(made: Made) -> None:
     """Half an answer must not pass for a whole one."""
     home = made()
@@ -231,20 +253,72 @@ async def test_fault_099_stream_that_stalls_is_broken_off(made: Made) -> None:
         await say_hello(home)
 
 
+async def ask_anew(home: Home, patience_s: float) -> None:
+    """A client with little patience, which asks again at once."""
+    while True:
+        with suppress(AirLabError, TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await say_hello(home)
+
+
+@asynccontextmanager
+async def impatient(home: Home, *patience_s: float) -> AsyncIterator[None]:
+    clients = [asyncio.create_task(ask_anew(home, each)) for each in patience_s]
+    try:
+        yield
+    finally:
+        for client in clients:
+            client.cancel()
+        await asyncio.wait(clients)
+
+
+async def test_fault_099_hung_engine_is_replaced_though_every_client_gives_up_and_asks_again(made: Made) -> None:
+    """Patience that ends before ours is no sign of life."""
+    home = made(PATIENT)
+    write_fault(home.model("a"), starts=[{"health_ok_but_hung": True}, {}])
+    home.want("a")
+    async with impatient(home, 0.3, 0.5):
+        broke = await home.noted(ModelBroke)
+    assert isinstance(broke, ModelBroke)
+    assert "sent nothing" in broke.message
+    assert b"[DONE]" in await say_hello(home)
+
+
+async def test_fault_099_stream_that_is_only_kept_alive_is_broken_off(made: Made) -> None:
+    """llama-server sends pings from a thread of its own: whatever hangs, they come."""
+    home = made()
+    write_fault(home.model("a"), starts=[{"stall_after_tokens": 2, "ping_s": 0.05}, {}])
+    home.want("a")
+    async with asyncio.timeout(BOUND_S):
+        with pytest.raises(UpstreamStalledError, match="sent nothing"):
+            await say_hello(home)
+
+
+async def test_fault_099_stalled_stream_is_broken_off_though_others_are_sent_something(made: Made) -> None:
+    """One slot that hangs is an engine that hangs, for the one who waits for it."""
+    home = made(PATIENT)
+    write_fault(home.model("a"), starts=[{"stall_after_tokens": 2}, {}])
+    home.want("a", slots=2)
+    patient = asyncio.create_task(say_hello(home))
+    async with impatient(home, 0.3), asyncio.timeout(BOUND_S):
+        with pytest.raises(UpstreamStalledError, match="sent nothing"):
+            await patient
+
+
 async def test_reader_that_stops_reading_is_no_hung_engine(made: Made) -> None:
     """One slow client must not cost everybody else their engine."""
     home = made()
     write_fault(home.model("a"), tokens=3, token_gate_file=str(home.folder / "gate"))
     home.want("a")
     async with home.fleet.lease("a", deadline_s=soon()) as lease, await lease.upstream.send(CHAT, HELLO) as answer:
-        assert lease.upstream.awaited == 0
+        assert lease.upstream.progress.waiting == 0
         async with aclosing(answer.chunks()) as chunks:  # type: ignore[type-var] # it is an async generator
             await anext(chunks)
-            assert lease.upstream.awaited == 0
+            assert lease.upstream.progress.waiting == 0
             assert not await lease.engine_ended(within_s=3 * SHORT.hung_s)
             (home.folder / "gate").touch()
             assert [chunk async for chunk in chunks]
-        assert lease.upstream.awaited == 0
+        assert lease.upstream.progress.waiting == 0
 
 
 async def test_engine_deaf_to_sigterm_is_killed(made: Made) -> None:
@@ -343,7 +417,7 @@ async def test_upstream_says_that_nobody_listens(folder: Path) -> None:
         assert not await upstream.healthy(timeout_s=1)
         with pytest.raises(UpstreamError, match="broke off"):
             await upstream.send(CHAT, HELLO)
-        assert upstream.awaited == 0
+        assert upstream.progress.waiting == 0
     finally:
         await upstream.close(UpstreamError("over"))
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -14,72 +13,21 @@ import pytest
 from app.errors import UpstreamError, UpstreamStalledError
 from app.fleet.upstream import Upstream
 from tests.support.fake_engine import BOUND_S, CHAT, fake_engine, model_file
+from tests.support.toxic import Toxic, toxic_proxy
 
 ASKED = msgspec.json.encode({"messages": [{"role": "user", "content": "Hello there, you"}], "stream": True})
 LATENCY_S = 0.05
 
 
-@dataclass
-class Toxic:
-    """What is done to each connection's answer."""
-
-    slices: bool = False
-    latency_s: float = 0.0
-    ends_after_bytes: int | None = None
-    how: str = "end"
-    """end, reset or freeze."""
-
-
 @asynccontextmanager
 async def between(engine: Path, socket: Path, toxic: Toxic) -> AsyncIterator[None]:
-    """Pass everything on from ``socket`` to the engine, and back by way of ``toxic``."""
-    tasks: set[asyncio.Task[None]] = set()
-    writers: list[asyncio.StreamWriter] = []
-    released = asyncio.Event()
-
-    async def back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        left_bytes = toxic.ends_after_bytes
-        with suppress(ConnectionError):
-            while data := await reader.read(65536):
-                await asyncio.sleep(toxic.latency_s)  # the fault itself, and no wait of the test's
-                ends = left_bytes is not None and len(data) >= left_bytes
-                data = data[:left_bytes] if ends else data
-                for piece in [data[i : i + 1] for i in range(len(data))] if toxic.slices else [data]:
-                    writer.write(piece)
-                    await writer.drain()
-                if ends:
-                    break
-                left_bytes = None if left_bytes is None else left_bytes - len(data)
-        if toxic.how == "freeze":
-            await released.wait()
-        if toxic.how == "reset":
-            writer.transport.abort()
-        writer.close()
-
-    async def there(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while data := await reader.read(65536):
-                writer.write(data)
-        writer.close()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        engine_reader, engine_writer = await asyncio.open_unix_connection(str(engine))
-        writers.extend((writer, engine_writer))
-        tasks.add(asyncio.create_task(there(reader, engine_writer)))
-        tasks.add(asyncio.create_task(back(engine_reader, writer)))
-
-    server = await asyncio.start_unix_server(accept, str(socket))
-    try:
+    """A proxy on ``socket``, before the engine."""
+    async with toxic_proxy(
+        lambda: asyncio.open_unix_connection(str(engine)),
+        lambda accept: asyncio.start_unix_server(accept, str(socket)),
+        lambda: toxic,
+    ):
         yield
-    finally:
-        released.set()
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for writer in writers:
-            writer.close()
-        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 async def answer_through(folder: Path, toxic: Toxic) -> bytes:
@@ -92,7 +40,7 @@ async def answer_through(folder: Path, toxic: Toxic) -> bytes:
                 async with await upstream.send(CHAT, ASKED) as answer:
                     return await answer.read()
             finally:
-                assert upstream.awaited == 0
+                assert upstream.progress.waiting == 0
                 await upstream.close(UpstreamError("over"))
 
 
@@ -129,7 +77,7 @@ async def test_fault_102_half_open_connection_ends_when_the_watch_gives_it_up(tm
             reading = asyncio.create_task(read())
             done, _ = await asyncio.wait({reading}, timeout=0.3)
             assert not done
-            assert upstream.awaited == 1
+            assert upstream.progress.waiting == 1
             await upstream.close(UpstreamStalledError("it had work and sent nothing"))
             with pytest.raises(UpstreamStalledError):
                 await reading

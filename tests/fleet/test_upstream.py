@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import time
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,55 @@ async def _closed(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with suppress(ConnectionError):  # the other side was faster
         await writer.wait_closed()
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunked(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+@pytest.mark.parametrize("ping", [b":\n\n", b": ping\r\n\r\n", b":\n\n:\n\n"])
+async def test_fault_099_head_and_pings_of_a_stream_are_no_progress(socket: Path, ping: bytes) -> None:
+    """llama-server sends both from a thread of its own, also when nothing will ever be generated."""
+    async with Server(socket) as server, asyncio.timeout(BOUND_S):
+        upstream = Upstream(socket)
+        asking = asyncio.ensure_future(upstream.send("/v1/chat/completions", b"{}"))
+        reader, writer = await server.came.get()
+        await reader.readuntil(b"{}")
+        writer.write(STREAM_HEAD)
+        async with await asking as answer, aclosing(answer.chunks()) as chunks:  # type: ignore[type-var]
+            still_s = 0.0
+            for _ in range(3):
+                writer.write(chunked(ping))
+                assert await anext(chunks) == ping
+                assert upstream.progress.still_s(time.monotonic()) >= still_s
+                still_s = upstream.progress.still_s(time.monotonic())
+            assert still_s > 0
+            writer.write(chunked(ping + b"data: {}\n\n"))
+            await anext(chunks)
+            assert upstream.progress.still_s(time.monotonic()) == 0
+        writer.close()
+        await upstream.close(UpstreamError("done"))
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/tokenize", b"200 OK"), ("/apply-template", b"200 OK"), ("/v1/chat/completions", b"500 Internal Server Error")],
+)
+async def test_fault_099_what_is_answered_without_the_model_is_no_progress(
+    socket: Path, path: str, status: bytes
+) -> None:
+    """Whoever counts tokens before each turn would else keep an engine alive that generates nothing."""
+    async with Server(socket) as server, asyncio.timeout(BOUND_S):
+        upstream = Upstream(socket)
+        asking = asyncio.ensure_future(upstream.send(path, b"{}"))
+        reader, writer = await server.came.get()
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 %b\r\ncontent-length: 2\r\n\r\n{}" % status)
+        async with await asking as answer:
+            assert await answer.read() == b"{}"
+        assert upstream.progress.still_s(time.monotonic()) > 0
+        writer.close()
+        await upstream.close(UpstreamError("done"))

@@ -223,8 +223,40 @@ def test_failed_switch_tells_the_engines_last_words_and_the_previous_model_serve
         assert refused.status_code == 503
         assert "error: invalid magic characters" in refused.json()["error"]["message"]
         assert service.http.get("/health").json()["model_key"] == "small"
+        service.until_state("small", "ready")
         assert service.chat().json()["model"] == "small"
         assert service.model("other")["state"] == "failed"
+
+
+def test_switch_to_what_does_not_fit_stops_nothing(make_lab: MakeLab) -> None:
+    """A model that can never start here is no reason to stop the one that serves."""
+    room = {"max_loaded": "auto", "memory": {"ram": "1500MiB"}}
+    with make_lab(
+        "embedded", models={"small": {}, "wide": {"context_length": 262_144, "parallel": 4}}, profile=room
+    ).serve() as service:
+        assert service.chat().status_code == 200
+        pid = service.engine().pid
+        refused = switch(service, "wide")
+
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "insufficient_memory")
+        assert (service.model()["state"], service.model()["pid"]) == ("ready", pid)
+        assert service.http.get("/health").json()["model_key"] == "small"
+
+
+def test_switch_to_a_server_that_is_away_stops_nothing(make_lab: MakeLab) -> None:
+    lab = make_lab(models=TWO)
+    manifest = json.loads(lab.manifest.read_text())
+    manifest["models"]["other"] = {"remote": {"url": "http://127.0.0.1:9/v1", "model": "m"}}
+    lab.write_manifest(json.dumps(manifest))
+    with lab.serve() as service:
+        assert service.chat().status_code == 200
+        pid = service.engine().pid
+        refused = switch(service, "other")
+
+        assert refused.status_code == 503
+        assert "not to be had" in refused.json()["error"]["message"]
+        assert (service.model()["state"], service.model()["pid"]) == ("ready", pid)
+        assert service.http.get("/health").json()["model_key"] == "small"
 
 
 def test_failed_load_is_told_to_everybody_who_waits_and_not_tried_for_each(

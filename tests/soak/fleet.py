@@ -1,9 +1,10 @@
 """Mixes every fault of the scripted llama-server under load: ``python -m tests.soak.fleet [SECONDS]``.
 
-Four models share two places. Clients chat, stream, leave in the middle; meanwhile each start of an engine follows a
-script drawn at random, engines are killed, models loaded, unloaded and switched. At the end the faults are taken away:
-then every model must serve again, and nothing may be left that was not there before: no process, socket, descriptor,
-memory, lease, waiter or open turn. Exits 1 where something is.
+Four models share two places, and a fifth runs elsewhere, behind a toxic proxy. Clients chat, stream, read slowly, and
+leave after less or more than AirLab's own patience; meanwhile each start of an engine follows a script drawn by chance,
+engines and the server elsewhere are killed, models loaded, unloaded, switched, the manifest edited, files replaced. At
+the end the faults are taken away: then every model must serve again, and nothing may be left that was not there before:
+no process, socket, descriptor, memory, lease, waiter or open turn. Exits 1 where something is.
 """
 
 from __future__ import annotations
@@ -18,50 +19,35 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import psutil
 
 from app.units import MIB, format_bytes
+from tests.soak.elsewhere import MODEL as FAR
+from tests.soak.elsewhere import Elsewhere, elsewhere
 from tests.soak.ending import end_when_told
+from tests.soak.harms import FAULTS, MODELS, ONLY_HERE, edited, laid, lay
+from tests.support.gguf import minimal_gguf
 from tests.support.service import BOUND_S, CHAT, HELLO, Lab, Service, temporary_lab, wait_until
 
-MODELS = ("small", "b", "c", "d")
 CLIENTS = 6
 ANSWER_S = 60.0
 """Whatever happens, every request has an answer or an error by then."""
+LEAVES_S = (None, None, None, 0.05, 0.4, 0.8, 1.5, 4.0)
+"""When a client leaves: before AirLab gives a hung engine up (``hasty.SHORT.hung_s``), or after; or never."""
+KEEP_ALIVE = (None, None, None, 0, 1, "2s", -1)
+READS_EVERY_S = 0.05
+"""A slow reader takes this long over each piece."""
 _TURNS = 10
 """Of one session: some answers are megabytes, and a turn reads all that its branch holds."""
 MOST_GROWTH_BYTES, MOST_MORE_DESCRIPTORS = 40 * MIB, 4
 """From the middle to the end. Lines of a megabyte leave holes in the heap that the system does not get back."""
 ALLOWED = {200, 429, 502, 503, 504}
-NO_MEMORY = "alloc_buffer: failed to allocate buffer of size 97517568"
-FAULTS: tuple[dict[str, object], ...] = (
-    {},
-    {"token_s": 0.05},
-    {"load_s": 0.5, "progress": True},
-    {"load_forever": True},
-    {"exit_code": 1},
-    {"exit_code": 1, "exit_at": "load"},
-    {"exit_code": 1, "exit_at": "load", "exit_message": NO_MEMORY},
-    {"exit_code": 3, "exit_at": "request:2"},
-    {"ignore_sigterm": True},
-    {"fork_setsid_grandchild": True},
-    {"health_ok_but_hung": True, "ignore_sigterm": True},
-    {"stall_after_tokens": 2},
-    {"close_after_tokens": 2},
-    {"die_after_tokens": 2},
-    {"garbage_sse": True},
-    {"no_done": True},
-    {"huge_line": True},
-    {"bad_utf8": True},
-    {"status": 500},
-    {"unavailable_n_times": 2},
-    {"keep_alive_s": 0.05},
-    {"keep_alive_requests": 1},
-)
 
 
 @dataclass
@@ -83,13 +69,13 @@ class Report:
         yield f"{self.seconds:.0f} s, seed {self.seed}; requests ended as {dict(self.answers.most_common())}"
         yield f"done meanwhile: {dict(self.deeds.most_common())}"
         if self.rss_bytes:
-            first, last = format_bytes(self.rss_bytes[0]), format_bytes(self.rss_bytes[-1])
-            yield f"the service had {first} at first and {last} at last; descriptors {self.descriptors}"
+            sizes = ", ".join(map(format_bytes, self.rss_bytes))
+            yield f"the service had {sizes} at first, in the middle and at last; descriptors {self.descriptors}"
 
 
 class _Soak:
-    def __init__(self, lab: Lab, service: Service, report: Report) -> None:
-        self._lab, self._service, self._report = lab, service, report
+    def __init__(self, lab: Lab, service: Service, far: Elsewhere, report: Report) -> None:
+        self._lab, self._service, self._far, self._report = lab, service, far, report
         self._chance = random.Random(report.seed)
         self._ends_s = time.monotonic() + report.seconds
         self._chats: Counter[int] = Counter()
@@ -97,15 +83,16 @@ class _Soak:
 
     async def run(self) -> None:
         """Ask and harm until the time is over."""
-        async with self._http, asyncio.TaskGroup() as group:
+        async with self._http, self._far.reachable(self._chance), asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
                 group.create_task(self._ask_on(number))
             group.create_task(self._harm_on())
 
     async def _ask_on(self, number: int) -> None:
         while time.monotonic() < self._ends_s:
-            key, way = self._chance.choice(MODELS), self._chance.choice((self._plain, self._stream, self._chat))
-            leaves_s = self._chance.choice((None, None, None, 0.05, 0.4))
+            key = self._chance.choice((*MODELS, FAR))
+            way = self._chance.choice((self._plain, self._stream, self._slow, self._chat))
+            leaves_s = self._chance.choice(LEAVES_S)
             try:
                 # Of the whole: a stream that waits says so every few seconds, which is no answer.
                 async with asyncio.timeout(leaves_s or ANSWER_S):
@@ -120,22 +107,33 @@ class _Soak:
             self._report.answers[ended] += 1
 
     async def _plain(self, key: str, _: int) -> str:
-        answer = await self._http.post(CHAT, json={"model": key, "messages": HELLO, "max_tokens": 8})
+        answer = await self._http.post(CHAT, json=self._asked(key))
         return self._judged(answer.status_code, answer.text)
 
     async def _stream(self, key: str, _: int) -> str:
-        asked = {"model": key, "messages": HELLO, "max_tokens": 8, "stream": True}
-        async with self._http.stream("POST", CHAT, json=asked) as answer:
+        async with self._http.stream("POST", CHAT, json=self._asked(key, stream=True)) as answer:
             text = (await answer.aread()).decode(errors="replace")
         return self._judged(answer.status_code, text)
+
+    async def _slow(self, key: str, _: int) -> str:
+        """As a stream whose reader has other things to do."""
+        async with self._http.stream("POST", CHAT, json=self._asked(key, stream=True)) as answer:
+            text = ""
+            async for piece in answer.aiter_bytes():
+                text = text[-500:] + piece.decode(errors="replace")
+                await asyncio.sleep(READS_EVERY_S)
+        return self._judged(answer.status_code, text)
+
+    def _asked(self, key: str, **more: object) -> dict[str, object]:
+        keep_alive = self._chance.choice(KEEP_ALIVE)
+        asked = {"model": key, "messages": HELLO, "max_tokens": 8, **more}
+        return asked if keep_alive is None else asked | {"keep_alive": keep_alive}
 
     async def _chat(self, key: str, number: int) -> str:
         """A turn of a session; its stream says how it ended, whatever the engine did."""
         self._chats[number] += 1
         session = f"s{number}-{self._chats[number] // _TURNS}"
-        asked = {"model": key, "messages": HELLO, "max_tokens": 8, "stream": True, "session_id": session}
-        if self._chance.random() < 0.1:
-            asked["keep_alive"] = 0
+        asked = self._asked(key, stream=True, session_id=session)
         async with self._http.stream("POST", "/chat", json=asked) as answer:
             text = (await answer.aread()).decode()
         if answer.status_code == 200:
@@ -151,7 +149,8 @@ class _Soak:
         return str(status)
 
     async def _harm_on(self) -> None:
-        deeds = (self._script, self._script, self._kill, self._load, self._unload, self._switch)
+        often = (self._script, self._script, self._kill, self._load, self._unload, self._switch)
+        deeds = (*often, *often, self._edit, self._edit, self._replace, self._restart_elsewhere)
         while time.monotonic() < self._ends_s:
             deed = self._chance.choice(deeds)
             self._report.deeds[deed.__name__.strip("_")] += 1
@@ -171,6 +170,23 @@ class _Soak:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    async def _edit(self, _: str) -> None:
+        """Save the manifest with other settings of some models; now and then it is broken."""
+        text = json.dumps(edited(self._lab, self._chance), indent=1)
+        self._lab.write_manifest(text if self._chance.random() < 0.8 else text[: len(text) // 2])
+
+    async def _replace(self, key: str) -> None:
+        """Put another file in a model's place, or one that is none."""
+        name = f"another-{self._chance.randrange(1000)}"
+        lay(
+            self._lab.weights(key),
+            minimal_gguf(general__name=name) if self._chance.random() < 0.7 else b"GGUF and no more",
+        )
+
+    async def _restart_elsewhere(self, _: str) -> None:
+        fault = self._chance.choice([each for each in FAULTS if not each.keys() & ONLY_HERE])
+        self._far.start(fault)
+
     async def _load(self, key: str) -> None:
         with suppress(httpx.ReadTimeout):
             await self._http.post(f"/models/{key}/load", params={"beside": "true"}, timeout=2)
@@ -189,23 +205,50 @@ def soak(seconds: float, *, seed: int) -> Report:
     report = Report(seconds, seed)
     profile = {"max_loaded": 2, "parallel": 2}
     models = {key: {"context_length": 1024} for key in MODELS}
-    with (
-        temporary_lab("fake", models=models, profile=profile, program="tests.soak.hasty") as lab,
-        lab.serve() as service,
-    ):
+    with ExitStack() as stack:
+        far = stack.enter_context(elsewhere(Path(stack.enter_context(TemporaryDirectory(prefix="airlab-far-")))))
+        lab = stack.enter_context(temporary_lab("fake", models=models, profile=profile, program="tests.soak.hasty"))
+        manifest = json.loads(lab.manifest.read_text())
+        manifest["models"][FAR] = {"remote": {"url": far.url, "model": FAR}, "parallel": 2, "context_length": 1024}
+        laid(lab).write_text(json.dumps(manifest, indent=1))
+        lab.write_manifest(laid(lab).read_text())
+        service = stack.enter_context(lab.serve())
         _calm(lab, service, report)
         for half in range(2):  # the first one warms it up
             part = Report(seconds / 2, seed + half, report.answers, report.deeds, troubles=report.troubles)
-            asyncio.run(_Soak(lab, service, part).run())
+            asyncio.run(_Soak(lab, service, far, part).run())
             _calm(lab, service, report)
+            asyncio.run(_see_far(service, far, report))
         _look_for_leaks(service, report)
     return report
 
 
+async def _see_far(service: Service, far: Elsewhere, report: Report) -> None:
+    """The model elsewhere serves, once its server and the way there are well."""
+    far.start({})
+    far.is_toxic = False
+    async with far.reachable(random.Random(0)), httpx.AsyncClient(base_url=service.url, timeout=BOUND_S) as http:
+        status = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BOUND_S):
+                while status != 200:
+                    asked = {"model": FAR, "messages": HELLO, "max_tokens": 4}
+                    status = (await http.post(CHAT, json=asked)).status_code
+                    await asyncio.sleep(0.2)
+    far.is_toxic = True
+    if status != 200:
+        report.troubles.append(f"{FAR} does not serve without a fault: {status}")
+
+
 def _calm(lab: Lab, service: Service, report: Report) -> None:
     """Take the faults away, see that every model serves, unload all, and note what the service still has."""
+    lab.write_manifest(laid(lab).read_text())
     for key in MODELS:
+        lay(lab.weights(key), minimal_gguf())
         lab.fault(key)
+    if (answer := service.http.post("/manifest/reload", timeout=BOUND_S)).status_code != 200:
+        report.troubles.append(f"the manifest of before is not in force again: {answer.text:.300}")
+    for key in MODELS:
         service.http.post(f"/models/{key}/unload", timeout=BOUND_S)  # what runs still follows its script
     for key in MODELS:
         answer = service.http.post(f"/models/{key}/load", timeout=BOUND_S)
@@ -229,7 +272,7 @@ def _engines_of(lab: Lab, service: Service) -> list[psutil.Process]:
 
 def _look_for_leaks(service: Service, report: Report) -> None:
     for row in service.http.get("/ps").json()["models"]:
-        if row["state"] != "stopped" or row["busy"] or row["waiting"]:
+        if (row["state"] != "stopped" and row["key"] != FAR) or row["busy"] or row["waiting"]:
             report.troubles.append(f"left: {json.dumps(row)}")
     statuses: Counter[str] = Counter()
     cursor: str | None = ""

@@ -281,7 +281,7 @@ T = Tensor("t")
         (gguf(ARCHITECTURE)[:-40], "it is not whole"),
     ],
 )
-def test_what_llama_cpp_could_not_load_is_refused_with_what_is_wrong(
+def test_fault_114_what_llama_cpp_could_not_load_is_refused_with_what_is_wrong(
     refusal: Callable[[bytes], str], data: bytes, words: str
 ) -> None:
     said = refusal(data)
@@ -300,7 +300,9 @@ def test_what_llama_cpp_could_not_load_is_refused_with_what_is_wrong(
         (u32(9, 8) + u64(2**40), "a header of more than 64 MiB"),
     ],
 )
-def test_a_header_without_end_is_refused_however_large_the_file(tmp_path: Path, lie: bytes, words: str) -> None:
+def test_fault_114_a_header_without_end_is_refused_however_large_the_file(
+    tmp_path: Path, lie: bytes, words: str
+) -> None:
     """The file really has those bytes: only a bound of our own ends this."""
     file = tmp_path / "m.gguf"
     file.write_bytes(HEAD + u64(0, 1) + text("tokenizer.chat_template") + lie)
@@ -322,7 +324,9 @@ def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Pat
         read_header(tmp_path / "none.gguf")
 
 
-def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_114_a_file_that_is_cut_short_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a mapping of it this would be a SIGBUS, and the end of the service."""
     file = tmp_path / "m.gguf"
     file.write_bytes(gguf(ARCHITECTURE | {"tokens": texts([b"x" * 1000] * 3000)}))
@@ -369,7 +373,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutated() | st.binary(max_size=200).map(lambda rest: HEAD + rest))
-def test_whatever_the_bytes_are_there_are_facts_or_words(read: Read, data: bytes) -> None:
+def test_fault_114_whatever_the_bytes_are_there_are_facts_or_words(read: Read, data: bytes) -> None:
     facts = None
     with suppress(WeightsBrokenError):
         facts = read(data)
