@@ -65,7 +65,7 @@ def bench(options: argparse.Namespace) -> int:
             if measured:
                 run = book.keep(measured, at_s=time.time(), host=_host(), note=options.note)
         if run is None:
-            raise AirLabError("nothing was measured")
+            raise AirLabError("nothing was measured; why is said above")
     kept = book.last(runs=options.runs, models=options.models)
     if options.svg is not None:
         _write(options.svg, svg(sheets(kept)))

@@ -46,7 +46,8 @@ def test_prompt_that_does_not_fit_is_left_out_with_a_word(make_lab: MakeLab) -> 
     lab = make_lab("embedded")
     with lab.serve() as service:
         done = lab.run("bench", "--prompts", "5000", "--at-once", "1", "--tokens", "8", "--url", service.url)
-        assert done.stdout == "nothing was measured yet\n"
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "nothing was measured" in done.stderr
         assert "has a context of 1024" in done.stderr
         unknown = lab.run("bench", "nobody", "--url", service.url)
         assert unknown.returncode == 1

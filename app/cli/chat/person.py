@@ -25,10 +25,10 @@ def allows(console: Console, asked: ApprovalAsked) -> bool:
     console.print(Text(f"May it? {clean(asked.words)}", style="bold yellow"))
     if len(asked.arguments) > _SHOWN_WHOLE:
         console.print(Text(_whole(asked.arguments), style="yellow"))
-    console.print(Text(f"[y/N, {asked.limit_s:.0f} s] ", style="bold yellow"), end="")
-    # What was typed before the question was seen is no answer to it.
-    termios.tcflush(sys.stdin, termios.TCIFLUSH)
     with answering():
+        # What was typed before the question was seen is no answer to it; what is typed from here on is one.
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+        console.print(Text(f"[y/N, {asked.limit_s:.0f} s] ", style="bold yellow"), end="")
         ready, _, _ = select.select([sys.stdin], [], [], asked.limit_s)
         answer = sys.stdin.readline().strip().lower() if ready else ""
     if not ready:
