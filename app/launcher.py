@@ -46,8 +46,8 @@ from app.engines.wire import (
 )
 from app.errors import AirLabError, EngineError, LauncherRefusedError, SettingsError
 from app.fleet.spec import model_specs
+from app.manifest.engine_sections import DockerEngineSection
 from app.manifest.load import read_manifest
-from app.manifest.schema import DockerEngineSection
 from app.settings import Settings
 from app.weights.inventory import HeaderCache
 from app.weights.look import look_for_weights

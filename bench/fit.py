@@ -22,7 +22,7 @@ from app.devices.resident import resident
 from app.engines.base import Fit, RunSpec, WeightsId
 from app.engines.command import launch_for
 from app.fleet.estimate import Demand, Draft, estimate
-from app.manifest.schema import NativeEngineSection
+from app.manifest.engine_sections import NativeEngineSection
 from app.units import format_bytes
 from app.weights.gguf import read_header
 from bench.load import Target, ask_json

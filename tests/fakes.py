@@ -22,7 +22,8 @@ from app.fleet.estimate import RAM
 from app.fleet.memory import Reading
 from app.fleet.progress import Progress
 from app.fleet.spec import ModelSpec
-from app.manifest.schema import ModelSection, NativeEngineSection
+from app.manifest.engine_sections import NativeEngineSection
+from app.manifest.schema import ModelSection
 from app.weights.gguf import GgufFacts
 
 DAY_S = 86_400.0

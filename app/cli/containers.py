@@ -18,7 +18,7 @@ from app.engines.docker import DockerEngine, own_user
 from app.engines.kinds import containers_dir, host_nodes
 from app.engines.placement import place
 from app.errors import EngineError
-from app.manifest.schema import DockerEngineSection
+from app.manifest.engine_sections import DockerEngineSection
 from app.settings import Settings
 
 _KNOCK_S = 2.0

@@ -32,8 +32,8 @@ from app.live.lastgood import read_last_good
 from app.live.plan import Plan, make_plan
 from app.live.snapshot import Snapshot
 from app.manifest.cautions import cautions
+from app.manifest.engine_sections import DockerEngineSection
 from app.manifest.load import Loaded, read_manifest
-from app.manifest.schema import DockerEngineSection
 from app.settings import Settings, read_settings
 from app.units import format_bytes
 from app.weights.preview import Previews

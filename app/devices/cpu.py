@@ -16,7 +16,7 @@ from typing import get_args
 import psutil
 
 from app.devices.ask import printable
-from app.manifest.schema import Isa
+from app.manifest.host_sections import Isa
 from app.units import KIB
 
 _KNOWN_ISA = frozenset(get_args(Isa))

@@ -9,7 +9,8 @@ from functools import partial
 from app.devices.gpus import Gpu
 from app.devices.probe import Host
 from app.errors import SettingsError
-from app.manifest.schema import MatchSection, ProfileSection
+from app.manifest.host_sections import MatchSection
+from app.manifest.schema import ProfileSection
 from app.units import format_bytes
 
 

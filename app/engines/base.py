@@ -1,7 +1,7 @@
 """What an engine is: RunSpec in, a running llama-server out. Knows nothing of requests, chat or other models.
 
-An engine is one file here that fulfils ``Engine``, and its section in ``manifest/schema.py``. ``fleet/instance.py`` is
-its only caller.
+An engine is one file here that fulfils ``Engine``, and its section in ``manifest/engine_sections.py``.
+``fleet/instance.py`` is its only caller.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from app.manifest.schema import CacheType, EngineSection, Kind, Numa
+from app.manifest.engine_sections import EngineSection
+from app.manifest.schema import CacheType, Kind, Numa
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from app.engines.base import Fit, RunSpec
 from app.engines.command import NO_PROGRAMS, arguments
 from app.engines.placement import Placement
 from app.errors import EngineError
-from app.manifest.schema import DockerEngineSection
+from app.manifest.engine_sections import DockerEngineSection
 from app.units import MIB
 
 LABEL = "dev.airlab"

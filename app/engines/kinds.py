@@ -17,7 +17,7 @@ from app.engines.docker import DockerEngine
 from app.engines.launched import LaunchedEngine
 from app.engines.native import NativeEngine
 from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError
-from app.manifest.schema import DockerEngineSection, NativeEngineSection
+from app.manifest.engine_sections import DockerEngineSection, NativeEngineSection
 from app.settings import Settings
 
 log = logging.getLogger("airlab")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from app.devices.cpu import Node
 from app.engines.base import Fit
 from app.errors import EngineError
-from app.manifest.schema import DockerEngineSection
+from app.manifest.engine_sections import DockerEngineSection
 
 _NO_GPU: tuple[str, ...] = ()
 

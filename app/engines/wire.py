@@ -21,7 +21,8 @@ from app.errors import (
     ImageMissingError,
     LauncherRefusedError,
 )
-from app.manifest.schema import ContextLength, GpuId, ModelKey, Parallel, Threads
+from app.manifest.engine_sections import GpuId
+from app.manifest.schema import ContextLength, ModelKey, Parallel, Threads
 from app.manifest.values import GpuLayers
 
 LINE_BYTES = 64 * 1024

@@ -8,7 +8,7 @@ from dataclasses import replace
 from app.devices.cpu import parse_cpu_list
 from app.fleet.memory import Room, gpu_name, node_number
 from app.fleet.spec import ModelSpec
-from app.manifest.schema import DockerEngineSection, EngineSection
+from app.manifest.engine_sections import DockerEngineSection, EngineSection
 
 
 def room_within(engine: EngineSection, room: Room) -> Room:

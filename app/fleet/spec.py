@@ -12,16 +12,8 @@ from app.devices.profiles import ProfileChoice
 from app.engines.base import Fit, RunSpec, WeightsId
 from app.fleet.companions import NOBODY, Companions, companion_problem, companions_of, draft_name
 from app.fleet.dropped import dropped_models
-from app.manifest.schema import (
-    DockerEngineSection,
-    EngineSection,
-    Manifest,
-    ModelSection,
-    Numa,
-    OverrideSection,
-    RemoteSection,
-    ToolMode,
-)
+from app.manifest.engine_sections import DockerEngineSection, EngineSection
+from app.manifest.schema import Manifest, ModelSection, Numa, OverrideSection, RemoteSection, ToolMode
 from app.weights.gguf import GgufFacts
 from app.weights.inventory import Inventory
 from app.weights.preview import Preview

@@ -1,27 +1,24 @@
-"""The whole shape of ``airlab.yaml``: every key is an attribute here, and its docstring is its documentation.
+"""The whole shape of ``airlab.yaml``: every key is an attribute, and its docstring is its documentation.
 
-Pure: nothing here reads a file or looks at the host. What two keys must agree on is checked in ``crosscheck.py``.
+Engines, hosts and tools stand in ``*_sections.py``, all else here. Pure: nothing reads a file or looks at the host.
+What two keys must agree on is checked in ``crosscheck.py``.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from app import units
-from app.manifest.tool_sections import (
-    PolicySection,
-    ToolsSection,
-)
+from app.manifest.engine_sections import EngineSection, NativeEngineSection
+from app.manifest.host_sections import Match, MemorySection
+from app.manifest.tool_sections import PolicySection, ToolsSection
 from app.manifest.values import (
     DurationS,
     EnvName,
     GpuLayers,
     Section,
     ServerUrl,
-    SizeBytes,
     Tokens,
     Url,
 )
@@ -85,13 +82,6 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_
 Kind = Literal["chat", "embedding"]
 ToolMode = Literal["auto", "native", "guided"]
 Numa = Literal["off", "distribute", "per-node"]
-Isa = Literal[
-    "sse4_2", "avx", "f16c", "fma", "bmi2", "avx2", "avx_vnni",
-    "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
-    "amx_tile", "amx_int8", "amx_bf16",
-    "neon", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2",
-]  # fmt: skip
-"""Instruction sets that engines care for, as Linux names them in /proc/cpuinfo."""
 
 
 class DefaultsSection(Section):
@@ -136,73 +126,6 @@ class ServerSection(Section):
     """Web pages of these origins may call AirLab from a browser, such as "http://localhost:3000"."""
 
 
-class NativeEngineSection(Section):
-    """llama-server as a child process: LLAMA_SERVER_PATH, else one on PATH, else the embedded engine."""
-
-    kind: Literal["native"] = "native"
-    """The engine's kind."""
-
-
-def _image(value: str) -> str:
-    if not _IMAGE.fullmatch(value):
-        raise ValueError(
-            "is no image; write NAME:TAG, NAME@sha256:DIGEST, or sha256:ID of an image that is on this machine"
-        )
-    return value
-
-
-_IMAGE = re.compile(
-    r"sha256:[0-9a-f]{64}"
-    r"|(?:[a-z0-9.-]+(?::[0-9]{1,5})?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
-    r"(?:@sha256:[0-9a-f]{64})?"
-)
-Image = Annotated[str, Field(max_length=512), AfterValidator(_image)]
-CpuList = Annotated[str, Field(pattern=r"^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*$", max_length=256)]
-"""Processors or NUMA nodes by the kernel's numbers, such as 0-13,28-41."""
-GpuId = Annotated[str, Field(pattern=r"^([0-9]{1,2}|GPU-[0-9A-Fa-f-]{8,64})$")]
-
-
-def _gpus_kind(value: Any) -> str:
-    return "word" if isinstance(value, str) else "list"
-
-
-class DockerEngineSection(Section):
-    """llama-server in a container without a network, which sees its model's files and nothing else of the host."""
-
-    kind: Literal["docker"]
-    """The engine's kind."""
-    image: Image
-    """An image with llama-server on its PATH. It must be on this machine: AirLab never pulls one. A tag is resolved to
-    the image's id at each start, and that id is what runs."""
-    gpus: Annotated[
-        Annotated[Literal["all", "none"], Tag("word")]
-        | Annotated[list[GpuId], Field(min_length=1, max_length=16), Tag("list")],
-        Discriminator(_gpus_kind),
-    ] = "none"
-    """NVIDIA GPUs that its models may use: all, none, or a list of their numbers or UUIDs, such as ["0"]. A model that
-    fits on one gets that one alone."""
-    cpuset: CpuList | None = None
-    """Processors that it may run on, such as 0-7; all where absent. Where this or mems is written, no node is chosen by
-    numa: per-node."""
-    mems: CpuList | None = None
-    """NUMA nodes whose memory it may use, such as 0; all where absent."""
-    memory: Annotated[SizeBytes, Field(ge=64 * units.MIB, le=2**50)] | None = None
-    """Most memory that it may take, its weights included; without it, whatever the host has. A model that needs more is
-    not started."""
-    pids: Annotated[int, Field(ge=16, le=32_768)] = 512
-    """Most threads and processes in it."""
-    fallback: Literal["native"] | None = None
-    """native: where the container cannot be started, run llama-server as a child process, and say so."""
-
-    @property
-    def wants_gpu(self) -> bool:
-        """Whether it asks for any GPU."""
-        return self.gpus != "none"
-
-
-EngineSection = Annotated[NativeEngineSection | DockerEngineSection, Field(discriminator="kind")]
-
-
 class Tuning(Section):
     """How llama-server is run.
 
@@ -223,59 +146,10 @@ class Tuning(Section):
     model on the processors and the memory of one node, as long as its file fits there; off: neither."""
 
 
-class MatchSection(Section):
-    """Which hosts a profile is for. All rules that stand here must hold; what is not known of a host holds for none."""
-
-    cpu: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Part of the processor's name, whatever its case."""
-    sockets: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Exactly so many processors, as one can hold in the hand."""
-    min_memory: Annotated[SizeBytes, Field(ge=1, le=2**50)] | None = None
-    """Memory of the host, at least. Firmware keeps some of what was bought: write 240GiB for 256 GiB."""
-    isa: Annotated[list[Isa], Field(min_length=1)] | None = None
-    """Instruction sets that its processors must have."""
-    gpu: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Part of a GPU's name, whatever its case. The rules for GPUs must all hold for one and the same."""
-    min_vram: Annotated[SizeBytes, Field(ge=1, le=2**50)] | None = None
-    """Memory of a GPU, at least. Drivers show a little less than is sold: write 15GiB for 16 GB."""
-    min_compute_capability: Annotated[float, Field(ge=1, le=99)] | None = None
-    """NVIDIA's compute capability of a GPU, at least: 7.5 for sm_75, 12.0 for sm_120."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_no_text(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            # A TypeError would not become a problem with a line.
-            raise ValueError("is neither any nor rules; write `any`, or rules such as `{gpu: Tesla T4}`")  # noqa: TRY004
-        return value
-
-    @model_validator(mode="after")
-    def _says_something(self) -> MatchSection:
-        if all(rule is None for _, rule in self):
-            raise ValueError("names no rule; name one, or write `match: any` for every host")
-        return self
-
-
-def _match_kind(value: Any) -> str:
-    return "any" if value == "any" else "MatchSection"
-
-
-class MemorySection(Section):
-    """What all models together may take on one kind of host; never more than is free."""
-
-    vram: Annotated[SizeBytes, Field(ge=1, le=2**50)] | None = None
-    """Memory of each GPU; where absent, all that is free."""
-    ram: Annotated[SizeBytes, Field(ge=1, le=2**50)] | None = None
-    """The host's memory; where absent, all that is free."""
-
-
 class ProfileSection(Tuning):
     """What to do on one kind of host; the first profile that matches is taken."""
 
-    match: Annotated[
-        Annotated[Literal["any"], Tag("any")] | Annotated[MatchSection, Tag("MatchSection")],
-        Discriminator(_match_kind),
-    ] = "any"
+    match: Match = "any"
     """Which hosts this profile is for: any, or rules that must all hold."""
     engine: EngineSection = NativeEngineSection()
     """What runs the models here."""

@@ -8,7 +8,7 @@ from typing import Any
 from app.engines.base import Fit, Launch, RunSpec, WeightsId
 from app.engines.container import Image, Order, Where, order_of
 from app.engines.placement import Placement
-from app.manifest.schema import DockerEngineSection
+from app.manifest.engine_sections import DockerEngineSection
 from tests.fakes import run_spec
 
 IMAGE_ID = f"sha256:{'1' * 64}"

@@ -13,7 +13,7 @@ from app.engines.command import launch_for
 from app.engines.kinds import Engines
 from app.engines.native import NativeEngine
 from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError, LauncherRefusedError
-from app.manifest.schema import DockerEngineSection
+from app.manifest.engine_sections import DockerEngineSection
 from tests.fakes import run_spec
 
 

@@ -13,7 +13,7 @@ from app.fleet.estimate import RAM, Demand
 from app.fleet.fit import Fitted, Shortfall, find_fit
 from app.fleet.memory import Booking, Budget, Reading, Room, room_for
 from app.fleet.report import fit_report
-from app.manifest.schema import NativeEngineSection
+from app.manifest.engine_sections import NativeEngineSection
 from app.units import GIB, format_bytes
 from tests.engines.containers import section
 from tests.fakes import model_spec, run_spec

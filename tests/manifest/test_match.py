@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from app.manifest.host_sections import MatchSection
 from app.manifest.load import parse_manifest
 from app.manifest.problems import ManifestProblems, Problem
-from app.manifest.schema import MatchSection, OverrideSection
+from app.manifest.schema import OverrideSection
 from app.units import GIB
 
 TEXT = """\
