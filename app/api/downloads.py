@@ -17,7 +17,7 @@ from app.errors import DoesNotFitError, DownloadError, DownloadNotFoundError, We
 from app.fleet.spec import ModelSpec, with_preview
 from app.service import Service
 from app.units import format_bytes
-from app.weights.downloads import Job
+from app.weights.jobs import Job
 from app.weights.transfer import Progress
 
 Answered = Response[dict[str, Any]]

@@ -19,7 +19,8 @@ from app.errors import DownloadError, DownloadNotFoundError, StorageFullError
 from app.journal import Fact, Journal
 from app.manifest.schema import ModelSection
 from app.settings import Settings
-from app.weights.downloads import DownloadFinished, DownloadProgressed, Downloads, Job
+from app.weights.downloads import Downloads
+from app.weights.jobs import DownloadFinished, DownloadProgressed, Job
 from app.weights.transfer import Patience
 from tests.support.gguf import minimal_gguf
 from tests.support.hub import Hub, running_hub
