@@ -29,7 +29,8 @@ from app.devices.profiles import ProfileChoice
 from app.engines import placement
 from app.engines.base import Launch, RunSpec
 from app.engines.container import section_of, spec_digest
-from app.engines.docker import DockerEngine, DockerRunning
+from app.engines.docker import DockerEngine
+from app.engines.docker_running import DockerRunning
 from app.engines.wire import (
     LEASE_S,
     LINE_BYTES,

@@ -18,7 +18,8 @@ from app.engines import daemon as daemon_module
 from app.engines.base import WeightsId
 from app.engines.command import as_written
 from app.engines.container import NOBODY, body_of, differences, host_path, spec_digest
-from app.engines.docker import DockerEngine, DockerRunning
+from app.engines.docker import DockerEngine
+from app.engines.docker_running import DockerRunning
 from app.engines.kinds import host_nodes
 from app.errors import EngineAwayError, EngineError, GpuUnavailableError, ImageMissingError
 from app.fleet.upstream import Upstream
