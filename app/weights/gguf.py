@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import stat
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,20 +17,19 @@ from typing import Any
 from app.errors import WeightsBrokenError
 from app.units import MIB
 from app.weights.layout import Layout, TensorInfo, layout_of
+from app.weights.metadata import Metadata, shown
 from app.weights.projector import ARCHITECTURE as PROJECTOR
 from app.weights.projector import Projector, projector_of
 from app.weights.reader import COPY_AGAIN, U32, U64, BrokenError, CutShortError, Reader
-from app.weights.vocabulary import Texts, Vocabulary, read_texts, vocabulary_of
+from app.weights.vocabulary import Vocabulary, read_texts, vocabulary_of
 
 MAX_TEXT_BYTES = MIB
 """One text, such as a chat template; the longest ones in use are below 40 KiB."""
 _MAX_KEYS, _MAX_TENSORS = 10_000, 100_000
 _MAX_KEY_BYTES, _MAX_TENSOR_NAME_BYTES, _MAX_DIMENSIONS = 65_535, 63, 4
-_MAX_NUMBER = 2**32 - 1
 _MAX_KEPT, _MAX_KEPT_TOGETHER = 1024, 65_536
 """Longer lists of numbers are passed over: they are about tokens, and what is asked for is about layers. No model has
 many of those; a header that is full of them would take nine times its length in memory, and seconds of every thread."""
-_SHOWN_CHARS = 200
 
 _NUMBERS = {
     number: struct.Struct(f"<{code}") for number, code in zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True)
@@ -41,16 +38,6 @@ _NUMBERS = {
 _TEXT, _LIST = 8, 9
 
 # fmt: off
-_FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
-    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
-    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
-    40: "Q1_0",
-}
-"""Words for general.file_type."""
-_GUESSED = 1024
-"""Added to a file type that a converter guessed."""
 _BLOCKS = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40),
     10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66),
@@ -157,7 +144,7 @@ def _facts(reader: Reader) -> GgufFacts:
     for count, most, what in ((tensors, _MAX_TENSORS, "tensors"), (keys, _MAX_KEYS, "keys")):
         if count > most:
             raise BrokenError(f"says that it has {count} {what}, where {most} are the most")
-    said = _Said(_read_keys(reader, keys))
+    said = Metadata(_read_keys(reader, keys))
     parameters, tensor_infos = _read_tensors(reader, tensors, said.alignment())
     architecture = said.text("general.architecture")
     if architecture is None:
@@ -219,7 +206,7 @@ def _read_keys(reader: Reader, count: int) -> dict[str, Any]:
     for _ in range(count):
         key = reader.text("a key", _MAX_KEY_BYTES)
         if key in values or not key:
-            raise BrokenError(f"has the key {_shown(key)!r} twice" if key else "has a key without a name")
+            raise BrokenError(f"has the key {shown(key)!r} twice" if key else "has a key without a name")
         values[key] = value = _read_value(reader, key, reader.number(U32), most=min(room, _MAX_KEPT))
         room -= len(value) if isinstance(value, tuple) else 0
     return values
@@ -229,7 +216,7 @@ def _read_value(reader: Reader, key: str, kind: int, *, most: int) -> Any:
     if kind in _NUMBERS:
         return reader.number(_NUMBERS[kind])
     if kind == _TEXT:
-        return reader.text(f"a text under {_shown(key)}", MAX_TEXT_BYTES)
+        return reader.text(f"a text under {shown(key)}", MAX_TEXT_BYTES)
     if kind == _LIST:
         inner, count = reader.number(U32), reader.number(U64)
         if inner == _TEXT:
@@ -237,8 +224,8 @@ def _read_value(reader: Reader, key: str, kind: int, *, most: int) -> Any:
         if inner in _NUMBERS:
             return _read_numbers(reader, _NUMBERS[inner], count, most)
         # Lists of lists have a number, and llama.cpp refuses them as well.
-        raise BrokenError(f"has under {_shown(key)} a list of the type {inner}, which there is not")
-    raise BrokenError(f"has under {_shown(key)} a value of the type {kind}, which there is not")
+        raise BrokenError(f"has under {shown(key)} a list of the type {inner}, which there is not")
+    raise BrokenError(f"has under {shown(key)} a value of the type {kind}, which there is not")
 
 
 def _read_numbers(reader: Reader, form: struct.Struct, count: int, most: int) -> tuple[Any, ...] | None:
@@ -258,11 +245,11 @@ def _read_tensors(reader: Reader, count: int, alignment: int) -> tuple[int, list
     for _ in range(count):
         name = reader.text("a tensor's name", _MAX_TENSOR_NAME_BYTES)
         if name in places:
-            raise BrokenError(f"has the tensor {_shown(name)!r} twice")
+            raise BrokenError(f"has the tensor {shown(name)!r} twice")
         values, tensor = _read_shape(reader, name)
         offset = reader.number(U64)
         if offset % alignment:
-            raise BrokenError(f"has its tensor {_shown(name)!r} at {offset}, no multiple of {alignment}")
+            raise BrokenError(f"has its tensor {shown(name)!r} at {offset}, no multiple of {alignment}")
         places[name] = offset, tensor
         parameters += values
     begins = -(-reader.position // alignment) * alignment
@@ -276,83 +263,13 @@ def _read_shape(reader: Reader, name: str) -> tuple[int, TensorInfo]:
     """Values in a tensor, and what it is."""
     dimensions = reader.number(U32)
     if dimensions > _MAX_DIMENSIONS:
-        raise BrokenError(f"has a tensor {_shown(name)!r} of {dimensions} dimensions, where 4 are the most")
+        raise BrokenError(f"has a tensor {shown(name)!r} of {dimensions} dimensions, where 4 are the most")
     shape = [reader.number(U64) for _ in range(dimensions)]
     values = math.prod(shape)
     if max(shape, default=0) >= 2**63 or values >= 2**63:
-        raise BrokenError(f"has a tensor {_shown(name)!r} of {values} values")
+        raise BrokenError(f"has a tensor {shown(name)!r} of {values} values")
     kind = reader.number(U32)
     block, block_bytes = _BLOCKS.get(kind, (1, None))
     if (shape[0] if shape else 1) % block:
-        raise BrokenError(f"has a tensor {_shown(name)!r} with rows of {shape[0]} values, no multiple of {block}")
+        raise BrokenError(f"has a tensor {shown(name)!r} with rows of {shape[0]} values, no multiple of {block}")
     return values, TensorInfo(name, kind, None if block_bytes is None else values // block * block_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """The keys and values of a header, as untrustworthy as it is."""
-
-    values: Mapping[str, Any]
-
-    def text(self, key: str) -> str | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, str):
-            raise self._odd(key)
-        return _shown(value) or None
-
-    def number(self, key: str) -> int | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if not _is_count(value):
-            raise self._odd(key)
-        # Converters write 0 for what a model has not.
-        return int(value) or None
-
-    def numbers(self, key: str) -> tuple[int, ...] | None:
-        value = self.values.get(key)
-        if isinstance(value, tuple):
-            if not all(_is_count(part) or isinstance(part, bool) for part in value):
-                raise self._odd(key)
-            return tuple(map(int, value)) or None
-        number = self.number(key)
-        return None if number is None else (number,)
-
-    def length(self, key: str) -> int:
-        value = self.values.get(key)
-        return value.count if isinstance(value, Texts) else 0
-
-    def alignment(self) -> int:
-        value = self.values.get("general.alignment", 32)
-        if not _is_count(value) or value.bit_count() != 1:
-            raise self._odd("general.alignment")
-        return int(value)
-
-    def quantisation(self) -> str | None:
-        number = self.values.get("general.file_type")
-        return _FILE_TYPES.get(number & ~_GUESSED) if isinstance(number, int) else None
-
-    def knows_tools(self) -> bool:
-        template = self.values.get("tokenizer.chat_template")
-        speaks_of_them = isinstance(template, str) and re.search(r"\btools\b", template) is not None
-        # Some models have a second template for when there are tools, which llama.cpp takes then.
-        return speaks_of_them or "tokenizer.chat_template.tool_use" in self.values
-
-    def base_names(self) -> tuple[str, ...]:
-        count = min(self.number("general.base_model.count") or 0, 16)
-        names = (self.text(f"general.base_model.{index}.name") for index in range(count))
-        return tuple(name for name in names if name)
-
-    def _odd(self, key: str) -> BrokenError:
-        return BrokenError(f"has {_shown(repr(self.values[key]))} for {_shown(key)}, which no model has")
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _MAX_NUMBER
-
-
-def _shown(text: str) -> str:
-    """Text of the file's, short and harmless to print."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text[:_SHOWN_CHARS])
