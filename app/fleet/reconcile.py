@@ -31,7 +31,8 @@ from app.fleet.memory import Budget
 from app.fleet.meter import Memory
 from app.fleet.paces import Paces
 from app.fleet.queue import Queue
-from app.fleet.records import Fault, after_fault, after_load
+from app.fleet.records import Fault, Records
+from app.fleet.roster import Roster
 from app.fleet.spec import ModelSpec, with_fit
 from app.fleet.states import (
     Action,
@@ -42,7 +43,6 @@ from app.fleet.states import (
     Limits,
     Look,
     Measure,
-    Record,
     Refuse,
     Start,
     State,
@@ -66,15 +66,14 @@ class Reconciler:
         self, engine: Engine, run_dir: Path, journal: Journal, limits: Limits, memory: Memory | None, paces: Paces
     ) -> None:
         """Wants nothing yet. Without ``memory`` none is looked at, and places alone count."""
-        self.instances: dict[int, Instance] = {}
-        """What runs, by number; oldest first. For others to read."""
+        self.instances = Roster()
+        """What runs. For others to read."""
         self.ledger = MemoryLedger(memory, self.step)
         self._engine, self._run_dir, self._journal, self._limits = engine, run_dir, journal, limits
         self._models: Mapping[str, ModelSpec] = {}
         self._max_loaded = 1
-        self._ready: dict[str, Instance] = {}
         self._queue = Queue(limits, paces)
-        self._records: dict[str, Record] = {}
+        self._records = Records(limits)
         self._desired: set[str] = set()
         self._last_words = LastWords()
         self._shutting_down = False
@@ -88,7 +87,7 @@ class Reconciler:
         for key, spec in models.items():
             before = self._models.get(key)
             if before is None or spec.run != before.run:
-                self._records.pop(key, None)
+                self._records.forget(key)
             if spec.section.preload and not (before and before.section.preload):
                 self._desired.add(key)
         self._desired &= models.keys()
@@ -99,7 +98,7 @@ class Reconciler:
 
     def desire(self, key: str) -> None:
         """Keep it loaded from now on, whatever it failed of before; the next step begins with it."""
-        self._records.pop(key, None)
+        self._records.forget(key)
         self._desired.add(key)
 
     def bring_back(self, key: str) -> None:
@@ -129,7 +128,7 @@ class Reconciler:
         for waiter_id in self._queue.loading(key):
             error = UnavailableError(f"{key} was unloaded before it was ready", retry_after_s=1)
             self._queue.refuse(waiter_id, error)
-        instances = self.instances_of(key)
+        instances = self.instances.of(key)
         for instance in instances:
             if instance.state is State.READY:
                 self._drain(instance, Why.UNLOADED)
@@ -157,7 +156,7 @@ class Reconciler:
 
     def take_free(self, key: str) -> Instance | None:
         """The hot path: a slot that is free while nobody waits, without a decision."""
-        instance = self._ready.get(key)
+        instance = self.instances.ready.get(key)
         if instance is None or self._queue or instance.leases >= instance.slots:
             return None
         instance.leases += 1
@@ -194,17 +193,13 @@ class Reconciler:
         if self._queue.leave(waiter):
             self.step()
 
-    def instances_of(self, key: str) -> list[Instance]:
-        """Those of one model, oldest first."""
-        return [instance for instance in self.instances.values() if instance.spec.key == key]
-
     def status(self) -> dict[str, ModelStatus]:
         """How every model is now."""
         return {key: self._status_of(key) for key in self._models}
 
     def log_of(self, key: str) -> LogLines:
         """What the model's engine wrote last, whether it still runs or not."""
-        return self._last_words.of(key, self.instances_of(key))
+        return self._last_words.of(key, self.instances.of(key))
 
     # Deciding and carrying out.
 
@@ -228,7 +223,7 @@ class Reconciler:
                 replace(instance.facts, booking=self.ledger.booking(instance)) for instance in self.instances.values()
             ),
             waiters=self._queue.facts,
-            records=self._records,
+            records=self._records.by_key,
             desired=frozenset(self._desired),
             max_loaded=self._max_loaded,
             shutting_down=self._shutting_down,
@@ -248,7 +243,7 @@ class Reconciler:
             case Drain(number, why):
                 self._drain(self.instances[number], why)
             case Undrain(number):
-                self._set_state(self.instances[number], State.READY, None)
+                self.instances.move(self.instances[number], State.READY, None)
                 self.instances[number].settled.set()
             case Stop(number, why):
                 self._stop(self.instances[number], why)
@@ -270,17 +265,14 @@ class Reconciler:
             settled = with_fit(spec, fit or as_written(spec.run))
             launch = launch_for(spec.key, settled.run, socket=socket, environment=os.environ, fit=fit)
         except EngineError as exc:
-            fault = Fault(exc.message, is_verdict=True, can_pass=False)
-            self._records[spec.key] = after_fault(Record(), fault, self._limits, now_s=time.monotonic())
+            self._records.forget(spec.key)
+            self._records.add(spec.key, Fault(exc.message, is_verdict=True, can_pass=False), now_s=time.monotonic())
             self._desired.discard(spec.key)
             return
-        # A failure that is tried again is a failure no more.
-        record = self._records.get(spec.key)
-        if record is not None and record.failure is not None:
-            del self._records[spec.key]
+        self._records.tried_again(spec.key)
         instance = Instance(number, settled, self._engine, launch, self._limits, self._heard)
         instance.wanted, instance.fitted = spec.run, fitted
-        self.instances[number] = instance
+        self.instances.add(instance)
         if fitted is not None and fitted.warning is not None:
             self._journal.note(facts.MemoryIsTight(spec.key, fitted.warning))
         self._journal.note(facts.ModelStarting(spec.key, number))
@@ -288,26 +280,18 @@ class Reconciler:
     def _drain(self, instance: Instance, why: Why) -> None:
         if why in _NO_LONGER_DESIRED:
             self._desired.discard(instance.spec.key)
-        self._set_state(instance, State.DRAINING, why)
+        self.instances.move(instance, State.DRAINING, why)
         instance.settled.clear()
         self._journal.note(facts.ModelLeaving(instance.spec.key, instance.id, why))
 
     def _stop(self, instance: Instance, why: Why) -> None:
         if instance.state in {State.STOPPING, State.STUCK}:
             return
-        self._set_state(instance, State.STOPPING, why)
+        self.instances.move(instance, State.STOPPING, why)
         if why is Why.SHUTDOWN:
             instance.stop(DrainingError("AirLab is shutting down", retry_after_s=5))
         else:
             instance.stop(broken_by_stop(instance))
-
-    def _set_state(self, instance: Instance, state: State, why: Why | None) -> None:
-        instance.state, instance.why, instance.since_s = state, why, time.monotonic()
-        key = instance.spec.key
-        if state is State.READY:
-            self._ready[key] = instance
-        elif self._ready.get(key) is instance:
-            del self._ready[key]
 
     def _heard(self, instance: Instance, report: Report) -> None:
         """An instance's report: the one way in which processes change the fleet's state."""
@@ -316,9 +300,8 @@ class Reconciler:
             case BecameReady(took_s):
                 instance.last_used_s, instance.load_s = time.monotonic(), took_s
                 self._queue.paces.loaded(key, took_s)
-                if key in self._records:
-                    self._records[key] = after_load(self._records[key])
-                self._set_state(instance, State.READY, None)
+                self._records.loaded(key)
+                self.instances.move(instance, State.READY, None)
                 self.ledger.came()
                 self._journal.note(facts.ModelReady(key, instance.id, took_s, instance.pid, instance.container))
                 if instance.draft_is_unused:
@@ -330,24 +313,21 @@ class Reconciler:
             case Gone():
                 self._bury(instance)
             case _:
-                self._set_state(instance, State.STUCK, instance.why)
+                self.instances.move(instance, State.STUCK, instance.why)
                 instance.settled.set()
                 self._journal.note(facts.ModelStuck(key, instance.id, instance.pid, instance.container))
         self.step()
 
     def _bury(self, instance: Instance) -> None:
         key = instance.spec.key
-        del self.instances[instance.id]
+        self.instances.remove(instance)
         self._last_words.keep(instance)
         self.ledger.went()
         spec = self._models.get(key)
         # The fault of a run that an edit replaced meanwhile says nothing of its successor.
         if instance.fault is not None and spec is not None and spec.run == instance.wanted:
-            before = self._records.get(key, Record())
             fitted, others = instance.fitted, len(self.instances)
-            self._records[key] = after_fault(
-                before, instance.fault, self._limits, now_s=time.monotonic(), fitted=fitted, others=others
-            )
+            self._records.add(key, instance.fault, now_s=time.monotonic(), fitted=fitted, others=others)
         self._journal.note(facts.ModelStopped(key, instance.id, instance.why or ""))
 
     def _idles_unwatched(self, instance: Instance) -> bool:
@@ -360,8 +340,8 @@ class Reconciler:
 
     def _status_of(self, key: str) -> ModelStatus:
         return status_of(
-            self.instances_of(key),
-            self._records.get(key, Record()),
+            self.instances.of(key),
+            self._records.of(key),
             slots=(self._models[key].run.slots or 0) if key in self._models else 0,
             waiting=self._queue.waiting_for(key),
             now_s=time.monotonic(),

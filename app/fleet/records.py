@@ -1,6 +1,6 @@
 """What is remembered of a model's faults: cool-downs that double, a budget, loads that stalled in a row, less memory.
 
-Pure.
+Pure, but for remembering.
 """
 
 from __future__ import annotations
@@ -31,6 +31,38 @@ class Fault:
     """Whether nothing moved while it loaded."""
     ran_out: Literal["GPU", "host"] | None = None
     """Whose memory was used up while it loaded, if that was it."""
+
+
+class Records:
+    """The records of all models. Changed by the fleet alone."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Nothing went wrong yet."""
+        self.by_key: dict[str, Record] = {}
+        """Of the models of which anything is remembered. For others to read."""
+        self._limits = limits
+
+    def of(self, key: str) -> Record:
+        """What is remembered of a model; an empty record where that is nothing."""
+        return self.by_key.get(key, Record())
+
+    def forget(self, key: str) -> None:
+        """The model begins anew."""
+        self.by_key.pop(key, None)
+
+    def add(self, key: str, fault: Fault, *, now_s: float, fitted: Fitted | None = None, others: int = 0) -> None:
+        """One more fault of it; as for ``after_fault``."""
+        self.by_key[key] = after_fault(self.of(key), fault, self._limits, now_s=now_s, fitted=fitted, others=others)
+
+    def tried_again(self, key: str) -> None:
+        """It is being started: a failure that is tried again is a failure no more."""
+        if self.of(key).failure is not None:
+            self.forget(key)
+
+    def loaded(self, key: str) -> None:
+        """It is ready."""
+        if key in self.by_key:
+            self.by_key[key] = after_load(self.by_key[key])
 
 
 def after_fault(

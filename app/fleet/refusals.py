@@ -13,6 +13,7 @@ from app.errors import (
     WeightsBrokenError,
     WeightsMissingError,
 )
+from app.fleet.fit import Shortfall
 from app.fleet.spec import ModelSpec
 from app.fleet.states import Limits, Record
 
@@ -46,6 +47,19 @@ def still_down(key: str, record: Record, limits: Limits, *, now_s: float) -> Air
         message = f"{key} failed and is given a pause of {rest_s:.0f} s: {record.last_fault}"
         return ModelCoolingError(message, retry_after_s=rest_s)
     return None
+
+
+def not_beside(key: str, rivals: Sequence[str], short: Shortfall | None) -> UnavailableError:
+    """It cannot be loaded without taking something away from somebody, which this waiter is not to do.
+
+    Args:
+        key: The model.
+        rivals: Models that are there, and may not run with it.
+        short: What memory lacks, where that is it.
+    """
+    because = f"it may not run with {', '.join(rivals)}" if rivals else "every place is taken"
+    because = short.message if short is not None else because
+    return UnavailableError(f"{key} cannot be loaded beside what is loaded: {because}", retry_after_s=5)
 
 
 def nobody_can_go(key: str, stuck: Sequence[str], pinned: Sequence[str], *, is_rival: bool) -> UnavailableError:

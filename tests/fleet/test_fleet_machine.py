@@ -152,7 +152,7 @@ class FleetMachine(RuleBasedStateMachine):
             assert 0 <= instance.leases <= instance.slots
             self._is_stopped_for_a_cause(instance)
             self._is_not_waited_for_in_vain(instance)
-        for key, instance in self.fleet._reconciler._ready.items():
+        for key, instance in self.fleet._reconciler.instances.ready.items():
             assert instance in instances, f"what serves {key} is gone"
             assert instance.state is State.READY
         self._books_balance(instances)
