@@ -67,7 +67,8 @@ def test_what_was_measured_before_an_interruption_is_kept(make_lab: MakeLab, cal
     """A bench of many loads takes long; Ctrl-C, or a closed terminal, says that what there is will do."""
     lab = make_lab("fake")
     lab.fault("small", starts=[{}, {"load_forever": True}])
-    bench = [sys.executable, "-m", "app", "bench", "--contexts", "512,1k", *QUICK]
+    # Whoever runs the tests may ignore some of them, as nohup does, and children inherit that.
+    bench = ["env", "--default-signal", sys.executable, "-m", "app", "bench", "--contexts", "512,1k", *QUICK]
     with subprocess.Popen(bench, cwd=ROOT, env=lab.full_environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any(line.startswith("[2 of 2]") for line in process.stderr)
