@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
-from contextlib import closing
 
 import pytest
 
 from tests.cli.conftest import Call
 from tests.conftest import MakeLab
 from tests.support.docker import IMAGE
+from tests.support.dockerd import hanging_up
 from tests.support.service import Lab
 
 NOWHERE = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
@@ -47,9 +46,7 @@ def test_launcher_is_knocked_at(make_lab: MakeLab, call: Call) -> None:
     verdict, found = finding(call, lab, AIRLAB_LAUNCHER=str(place))
     assert (verdict, f"no launcher answers at {place}" in found) == ("problem", True)
 
-    with closing(socket.socket(socket.AF_UNIX)) as listening:
-        listening.bind(str(place))
-        listening.listen()
+    with hanging_up(place):
         assert finding(call, lab, AIRLAB_LAUNCHER=str(place)) == ("ok", "lab:1, for profile generic")
 
 

@@ -21,7 +21,7 @@ from app.cli.findings import Finding
 from app.units import GIB
 from tests.cli.conftest import Call
 from tests.conftest import MakeLab
-from tests.support.dockerd import scripted_dockerd
+from tests.support.dockerd import hanging_up, scripted_dockerd
 from tests.support.service import KEYS, Lab
 
 VERSION = "version: 9999 (abcdef0)"
@@ -349,9 +349,7 @@ def test_launcher_is_tried_where_one_is_named(make_lab: MakeLab, call: Call) -> 
     assert str(place) in found
     assert "docker compose logs launcher" in fix
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(place))
-        listener.listen()
+    with hanging_up(place):
         assert diagnose(call, lab, AIRLAB_LAUNCHER=str(place))["launcher"][0] == "ok"
 
 

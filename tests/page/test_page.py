@@ -222,6 +222,7 @@ def test_what_a_key_may_do_is_asked_again_of_an_airlab_that_comes_back(browser: 
     # What was the use key is the admin key now.
     lab.environment = {"AIRLAB_ADMIN_KEY": USE_KEY, "AIRLAB_PORT": service.url.rpartition(":")[2]}
     with lab.serve(key=USE_KEY):
+        browser.run("document.dispatchEvent(new Event('visibilitychange'))")  # as when the tab is looked at again
         browser.until("!document.querySelector('#rows [data-does=load]').hidden", "it may load now")
 
 

@@ -27,11 +27,24 @@ def scripted_dockerd(socket: Path, body: bytes, *, status: int = 200) -> Iterato
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             """Not logged: what asks through a unix socket has no address."""
 
-    with socketserver.UnixStreamServer(str(socket), Handler) as server:
+    with _listening(socket, Handler):
+        yield asked
+
+
+@contextmanager
+def hanging_up(socket: Path) -> Iterator[None]:
+    """Take every connection, and end it without a word."""
+    with _listening(socket, socketserver.BaseRequestHandler):
+        yield
+
+
+@contextmanager
+def _listening(socket: Path, handler: type[socketserver.BaseRequestHandler]) -> Iterator[None]:
+    with socketserver.UnixStreamServer(str(socket), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield asked
+            yield
         finally:
             server.shutdown()
             thread.join()
