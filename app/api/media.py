@@ -61,7 +61,8 @@ async def admit_media(spec: ModelSpec, fields: ChatFields) -> None:
     taken, media = spec.modalities, media_in(fields)
     if not media or taken is None:
         return
-    _require(spec, taken, media)
+    if spec.section.mmproj is None or spec.run.mmproj is not None:  # else it is not on disk: whoever waits is told so
+        _require(spec, taken, media)
     await asyncio.to_thread(check_media, media)
 
 

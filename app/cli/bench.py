@@ -130,7 +130,9 @@ def _each_load(lab: BenchLab, options: argparse.Namespace, plan: Plan) -> Iterat
             yield from measure(lab.client, lab.set_up(key, one), plan, _say)
         except AirLabError as exc:
             _say(f"left out: {exc.message}")
-        progress.end()
+            progress.end(was_measured=False)
+        else:
+            progress.end()
 
 
 def _require_known(wanted: Sequence[str], known: Sequence[str]) -> None:
@@ -142,19 +144,20 @@ class _Progress:
     """Says which of all loads comes, and how long the rest may take if they are like those before."""
 
     def __init__(self, loads: int) -> None:
-        self._loads, self._ended, self._begun_s = loads, 0, time.monotonic()
+        self._loads, self._ended, self._timed, self._begun_s = loads, 0, 0, time.monotonic()
 
     def begin(self, what: str) -> None:
         """One begins."""
         rest = ""
-        if self._ended:
-            each_s = (time.monotonic() - self._begun_s) / self._ended
+        if self._timed:
+            each_s = (time.monotonic() - self._begun_s) / self._timed
             rest = f", about {format_duration(round(each_s * (self._loads - self._ended)))} to go"
         _say(f"[{self._ended + 1} of {self._loads}] {what}{rest}")
 
-    def end(self) -> None:
-        """It is measured, or left out."""
+    def end(self, *, was_measured: bool = True) -> None:
+        """It is measured; or left out, which takes no time that tells of the others'."""
         self._ended += 1
+        self._timed += was_measured
 
 
 def _told(figure: Measured) -> str:
@@ -209,15 +212,25 @@ def _time(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """Read ``128,1024`` or ``1k,8k``. Raises ArgumentTypeError."""
+def numbers(text: str, least: int = 1, most: int = _MOST_TOKENS) -> tuple[int, ...]:
+    """Read ``128,1024`` or ``1k,8k``. Raises ArgumentTypeError, also where one is out of its range."""
     try:
         found = tuple(parse_tokens(part) for part in text.split(","))
     except ValueError as exc:
         raise argparse.ArgumentTypeError(f"{exc}; several are parted by commas: 2k,8k") from exc
-    if not all(1 <= number <= _MOST_TOKENS for number in found):
-        raise argparse.ArgumentTypeError(f"each of {text} must be 1 to {_MOST_TOKENS}")
+    if not all(least <= number <= most for number in found):
+        raise argparse.ArgumentTypeError(f"each of {text} must be {least} to {most}")
     return found
+
+
+def contexts(text: str) -> tuple[int, ...]:
+    """Context lengths, as the manifest has them. Raises ArgumentTypeError."""
+    return numbers(text, least=512)
+
+
+def slots(text: str) -> tuple[int, ...]:
+    """Numbers of slots, as the manifest has them. Raises ArgumentTypeError."""
+    return numbers(text, most=64)
 
 
 def takes(_name: str, command: argparse.ArgumentParser) -> None:
@@ -227,9 +240,9 @@ def takes(_name: str, command: argparse.ArgumentParser) -> None:
     command.add_argument("--prompts", type=numbers, default=(128, 512, 2048), help="lengths in tokens (128,512,2048)")
     command.add_argument("--at-once", type=numbers, help="requests side by side (1,2,4 and the slots, up to those)")
     command.add_argument(
-        "--contexts", type=numbers, default=(), help="load with each of these, such as 2k,8k (--alone)"
+        "--contexts", type=contexts, default=(), help="load with each of these, such as 2k,8k (--alone)"
     )
-    command.add_argument("--slots", type=numbers, default=(), help="load with each of these, such as 1,2,4 (--alone)")
+    command.add_argument("--slots", type=slots, default=(), help="load with each of these, such as 1,2,4 (--alone)")
     command.add_argument("--tokens", type=int, default=64, help="length of each answer (64)")
     command.add_argument("--repeat", type=int, default=3, help="requests of each kind (3)")
     command.add_argument("--note", default="", help="a word that is kept with the run, such as the build")

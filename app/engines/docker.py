@@ -148,8 +148,10 @@ class DockerEngine:
         self._swept = True
 
     def close(self) -> None:
-        """Let its threads end."""
+        """Let its threads end, and leave no folder behind that is empty."""
         self.daemon.close()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     async def _order(self, launch: Launch) -> tuple[Order, Path]:
         instance = launch.socket.stem

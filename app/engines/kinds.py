@@ -94,6 +94,7 @@ class Engines(Engine):
     def close(self) -> None:
         """Let go of what it holds; nothing runs any more."""
         self.containers.close()
+        self.native.close()
 
     def _native(self, launch: Launch) -> Launch:
         """The same model as a child process, without layers for a GPU that it would not have."""

@@ -5,6 +5,7 @@ Finds the program (LLAMA_SERVER_PATH, PATH, else the embedded engine) and runs i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -70,6 +71,11 @@ class NativeEngine:
         await end_leftovers("--host", self.run_dir)
         for socket in self.run_dir.glob("*.sock"):
             socket.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave nothing behind: nothing runs any more. What could not be stopped keeps its socket, and the folder."""
+        with contextlib.suppress(OSError):
+            self.run_dir.rmdir()
 
     def _make_run_dir(self) -> None:
         """Make sure of it at each start: whatever clears /tmp may have taken it. Raises EngineError."""

@@ -72,6 +72,7 @@ def policy_for(
     state: Path,
     *,
     folder: Path | None = None,
+    manifest: Path | None = None,
     closed: str | None = None,
     wsl: bool | None = None,
 ) -> Policy:
@@ -82,6 +83,7 @@ def policy_for(
         home: Where relative paths begin, links resolved.
         state: AirLab's own folder, which no root may hold.
         folder: The manifest's folder, links resolved; ``home`` unless told otherwise.
+        manifest: The manifest's file, where ``loaded`` was read from another one, such as the one last in force.
         closed: Why no tool may run at all, if so.
         wsl: Whether this is Linux under Windows; looked up where it is not told.
 
@@ -91,7 +93,7 @@ def policy_for(
     section, positions = loaded.manifest.policy, loaded.positions
     wsl = wsl_version(platform.release()) is not None if wsl is None else wsl
     tools_dir = (folder or home) / "tools"
-    private = _own_places(home, state, tools_dir, positions)
+    private = _own_places(home, state, tools_dir, manifest or Path(positions.source.name))
     problems = _unknown_tools(loaded)
     declared = _declared(loaded, tools_dir, problems)
     more = _protected(section, home, positions, problems)
@@ -115,12 +117,11 @@ def policy_for(
     return policy if closed is None else replace(policy, tools={}, roots=(), closed=closed)
 
 
-def _own_places(home: Path, state: Path, tools_dir: Path, positions: Positions) -> tuple[PurePosixPath, ...]:
+def _own_places(home: Path, state: Path, tools_dir: Path, manifest: Path) -> tuple[PurePosixPath, ...]:
     """What is AirLab's alone: its state, the manifest, the weights, and tools of the manifest's that are programs."""
-    manifest = os.path.realpath(positions.source.name)
     return (
         PurePosixPath(state),
-        PurePosixPath(manifest),
+        PurePosixPath(os.path.realpath(manifest)),
         PurePosixPath(home / "models"),
         PurePosixPath(tools_dir),
     )

@@ -63,7 +63,9 @@ def first_inputs(
         ManifestProblems: The policy cannot come into force.
     """
     weights = look_for_weights(loaded.manifest, settings, headers, read_headers=read_headers)
-    policy = policy_for(loaded, settings.home, settings.state, folder=settings.folder, closed=closed)
+    policy = policy_for(
+        loaded, settings.home, settings.state, folder=settings.folder, manifest=settings.manifest, closed=closed
+    )
     return Inputs(loaded, settings, host, weights, policy)
 
 

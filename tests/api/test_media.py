@@ -122,6 +122,11 @@ def test_model_without_a_projector_says_what_to_add() -> None:
     )
 
 
+def test_projector_that_is_named_and_not_on_disk_is_for_others_to_miss() -> None:
+    """Whoever waits for the model is told which file lacks; the line that would be advised is there already."""
+    asyncio.run(admit_media(model_spec("small", mmproj="eye.gguf"), fields(image_part(png(1, 1)))))
+
+
 def test_projector_that_was_made_for_something_else_is_no_help() -> None:
     assert refusal(with_projector(vision=True), sound_part(wav()))[0] == (
         "small takes no sound; its multimodal projector is not made for hearing; name another model"

@@ -62,6 +62,14 @@ def test_what_does_not_fit_is_said_with_the_arithmetic_and_the_rest_is_measured(
     assert list(lab.folder.glob("airlab-*")) == [], "neither its state nor its sockets are left"
 
 
+def test_model_that_another_one_of_the_bench_sent_away_is_timed_at_its_load(make_lab: MakeLab, call: Call) -> None:
+    lab = make_lab("fake", models={"small": {}, "other": {}})
+    with lab.serve() as service:
+        service.http.post("/models/other/load").raise_for_status()
+        done = call(lab, "bench", "small", "other", *QUICK, "--json", "--url", service.url)
+    assert [figure["load_s"] is None for figure in json.loads(done.stdout)] == [False, False]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_was_measured_before_an_interruption_is_kept(make_lab: MakeLab, call: Call, number: int) -> None:
     """A bench of many loads takes long; Ctrl-C, or a closed terminal, says that what there is will do."""
@@ -131,12 +139,14 @@ def test_a_bench_of_its_own_leaves_the_launcher_to_the_airlab_that_serves(make_l
 
 
 def test_numbers_that_are_none_are_answered_with_what_is_allowed(make_lab: MakeLab, call: Call) -> None:
-    for text, says in (
-        ("2x", "write one like 8192 or 8k"),
-        ("0", "must be 1 to 1048576"),
-        ("1,,2", "is no token count"),
+    for option, text, says in (
+        ("--contexts", "2x", "write one like 8192 or 8k"),
+        ("--contexts", "100", "must be 512 to 1048576"),
+        ("--contexts", "1,,2", "is no token count"),
+        ("--slots", "65", "must be 1 to 64"),
+        ("--prompts", "0", "must be 1 to 1048576"),
     ):
-        done = call(make_lab("fake"), "bench", "--contexts", text)
+        done = call(make_lab("fake"), "bench", option, text)
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr
 
 

@@ -106,6 +106,7 @@ def test_idle_service_ends_at_once(make_lab: MakeLab, number: int) -> None:
         assert service.wait(AT_ONCE_S) == 0
         with pytest.raises(httpx.ConnectError):
             service.http.get("/health")
+    assert list(lab.folder.glob("airlab-*")) == [], "the folder of its sockets is gone, too"
 
 
 def test_service_whose_model_still_loads_ends_at_once(make_lab: MakeLab) -> None:
