@@ -88,7 +88,8 @@ def check_media(media: tuple[Media, ...]) -> None:
     """See that none is more than it seems. Unpacks PNG pictures: for a thread.
 
     Raises:
-        BadRequestError: They are too many, or one is of a kind that does not travel, is broken or too large; ``param`` names the field.
+        BadRequestError: They are too many, or one is of a kind that does not travel, is broken or too large; ``param``
+            names the field.
     """
     if len(media) > MAX_MEDIA:
         message = f"{len(media)} images and sounds are too many: a request may hold {MAX_MEDIA}; leave older ones out"
