@@ -224,6 +224,20 @@ async def test_what_it_does_and_says_comes_over_the_wire(folder: Path) -> None:
         assert running.last_lines() == ("loaded",)
 
 
+async def test_what_a_container_did_before_its_launcher_went_away_is_no_sign_that_it_stands_still(folder: Path) -> None:
+    """Else a long text that is read meanwhile would end its engine."""
+    async with launcher(folder) as house, client(house) as engine:
+        running = await engine.start(house.launch(house.run()))
+        running.activity()
+        assert running._looking is not None
+        await running._looking
+        assert running._activity == (1.5, 2.0, 3.0)
+        running._instance = "9-unknown"
+        await running._look()
+
+        assert running._activity is None
+
+
 async def test_end_of_a_container_is_told_with_its_reason(folder: Path) -> None:
     async with launcher(folder) as house, client(house) as engine:
         running = await engine.start(house.launch(house.run()))

@@ -10,13 +10,14 @@ import binascii
 import re
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 from app.api.fields import ChatFields, ImageUrl, InputAudio
 from app.api.pictures import PictureError, pixels_of
 from app.errors import BadRequestError
-from app.fleet.estimate import MAX_IMAGE_PIXELS
+from app.fleet.estimate import MAX_IMAGE_PIXELS, MAX_MEDIA
 from app.fleet.spec import ModelSpec
 
 Modality = Literal["image", "audio"]
@@ -24,6 +25,8 @@ Modality = Literal["image", "audio"]
 _IMAGE = re.compile(r"data:image/(?:png|jpe?g);base64,")
 _SAMPLES, _RATES, _MOST_CHANNELS = frozenset({1, 3, 0xFFFE}), range(8000, 192_001), 8
 """Of a WAV file: plain numbers, whole or not, so many a second."""
+_LOOKING = ThreadPoolExecutor(2, thread_name_prefix="media")
+"""Threads of their own, and few: a crowd of requests with images keeps nobody else's work in a thread waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ async def admit_media(spec: ModelSpec, fields: ChatFields) -> None:
         return
     if spec.section.mmproj is None or spec.run.mmproj is not None:  # else it is not on disk: whoever waits is told so
         _require(spec, taken, media)
-    await asyncio.to_thread(check_media, media)
+    await asyncio.get_running_loop().run_in_executor(_LOOKING, check_media, media)
 
 
 def _require(spec: ModelSpec, taken: tuple[str, ...], media: tuple[Media, ...]) -> None:
@@ -86,8 +89,12 @@ def check_media(media: tuple[Media, ...]) -> None:
     """See that none is more than it seems. Unpacks PNG pictures: for a thread.
 
     Raises:
-        BadRequestError: One is of a kind that does not travel, is broken or too large; ``param`` names the field.
+        BadRequestError: They are too many, or one is of a kind that does not travel, is broken or too large; ``param``
+            names the field.
     """
+    if len(media) > MAX_MEDIA:
+        message = f"{len(media)} images and sounds are too many: a request may hold {MAX_MEDIA}; leave older ones out"
+        raise BadRequestError(message, param=media[MAX_MEDIA].where)
     left = MAX_IMAGE_PIXELS
     for each in media:
         try:

@@ -7,19 +7,24 @@ here first, and what this does not know is refused. Pure.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_APPLES = b"CgBI"
+"""Wherever it stands, the decoder reads the rows without zlib's head: as other bytes than were counted here."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Values of a pixel, by PNG's number for what they mean."""
 _SIZES = frozenset({0xC0, 0xC1, 0xC2})
 """JPEG's markers before a picture's size: the kinds that the decoder knows."""
 _WITH_LENGTH = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 """Its markers that may stand before those."""
-_SCAN, _MOST_SCANS = b"\xff\xda", 64
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""What ends a scan; the others mean a byte of it, or that it goes on."""
+_SCAN, _LINES, _MOST_SCANS = 0xDA, 0xDC, 64
 """Each scan of a JPEG is one more walk over the whole picture, for a few bytes; usual ones have ten."""
 _STEP_BYTES = 64 * 1024
 
@@ -62,6 +67,8 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 def _check_png_data(data: bytes, width: int, height: int) -> None:
     """Raises PictureError where its data unpack to more than its size says."""
+    if any(name == _APPLES for name, _ in _png_parts(data)):
+        raise PictureError("is a PNG picture of Apple's own kind; save it as a usual one")
     depth, colour = data[24], data[25]
     left = height * (1 + -(-width * depth * _CHANNELS[colour] // 8))
     unpacking = zlib.decompressobj()
@@ -80,14 +87,19 @@ def _check_png_data(data: bytes, width: int, height: int) -> None:
 
 def _png_data(data: bytes) -> Iterator[bytes]:
     """The packed rows, in pieces that are small, so that what is left of one is cheap to keep."""
-    at = len(_PNG)
+    for name, piece in _png_parts(data):
+        if name == b"IDAT":
+            yield from (bytes(piece[start : start + _STEP_BYTES]) for start in range(0, len(piece), _STEP_BYTES))
+
+
+def _png_parts(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Its parts by name, as far as the decoder reads them."""
+    at, view = len(_PNG), memoryview(data)
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
         if name == b"IEND":
             return
-        if name == b"IDAT":
-            piece = memoryview(data)[at + 8 : at + 8 + length]
-            yield from (bytes(piece[start : start + _STEP_BYTES]) for start in range(0, len(piece), _STEP_BYTES))
+        yield name, view[at + 8 : at + 8 + length]
         at += 12 + length
 
 
@@ -102,7 +114,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
                 at += 1
             marker, length = data[at], int.from_bytes(data[at + 1 : at + 3])
             if marker in _SIZES:
-                if data.count(_SCAN) > _MOST_SCANS:
+                if _scans(data, at + 1) > _MOST_SCANS:
                     raise PictureError(f"has more than {_MOST_SCANS} scans; save it anew")
                 height, width = struct.unpack_from(">HH", data, at + 4)
                 return width, height
@@ -111,3 +123,17 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             at += 1 + length
     except (IndexError, struct.error) as exc:
         raise PictureError("is a broken JPEG picture") from exc
+
+
+def _scans(data: bytes, at: int) -> int:
+    """How many scans stand behind the segment whose length is at ``at``, one more than the most at most.
+
+    Only up to where the decoder stops: a phone puts a film behind its picture, in which anything looks like a scan.
+    """
+    scans = 0
+    while scans <= _MOST_SCANS:
+        found = _MARKER.search(data, at + int.from_bytes(data[at : at + 2]))
+        if found is None or found[0][1] not in {_SCAN, _LINES, *_WITH_LENGTH}:
+            break
+        at, scans = found.end(), scans + (found[0][1] == _SCAN)
+    return scans

@@ -138,7 +138,10 @@ class Running(Protocol):
     """Why it runs in another way than its profile asks for, where it does; written by who made it so."""
 
     def activity(self) -> tuple[float, ...] | None:
-        """Numbers that grow while it does anything: processor seconds first, then bytes; None when it is gone."""
+        """Numbers that grow while it does anything: processor seconds first, then bytes; None when it is gone.
+
+        None as well where nobody can tell now: a daemon that is away.
+        """
 
     def last_lines(self) -> tuple[str, ...]:
         """The end of its log, at most 200 lines."""

@@ -117,7 +117,8 @@ class DockerRunning:
                 self._daemon.stats(self.id), self._daemon.last_lines(self.id, LOG_LINES)
             )
         except EngineError:
-            return  # away or gone: what was seen last stands, and `exited` tells of an end
+            self._activity = None  # away or gone: what was seen last is no sign of standing still
+            return
         self._activity = activity_of(stats)
 
     async def _until_ended(self) -> Exit:

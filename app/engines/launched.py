@@ -238,7 +238,8 @@ class LaunchedRunning:
         try:
             told = await self._link.ask(op="look", instance=self._instance)
         except EngineError:
-            return  # what was seen last stands, and `exited` tells of an end
+            self._activity = None  # what was seen last is no sign of standing still
+            return
         self._lines = tuple(map(str, told["last_lines"]))
         self._activity = None if told["activity"] is None else tuple(map(float, told["activity"]))
 

@@ -34,10 +34,14 @@ _UNREAD_SHARE = 1.1
 _COMPUTE, _CORRECTION = "compute buffers", "more, by its last run"
 _PROJECTOR_BYTES, _IMAGES_AT_START, _IMAGES_IN_WORK, _IMAGE_ACTIVATIONS = 3 * MIB, 2, 3, 4
 """Library and buffers; copies of one image as numbers, for its first try and at work; vectors alive for each patch."""
-_READ_PIXEL_BYTES, _READ_HEAP_BYTES = 13, 110 * MIB
-"""A picture as it is unpacked; then what the heap keeps of the bodies that it came in, by 17 threads or more."""
+_READ_PIXEL_BYTES, _READ_HEAP_BYTES = 16, 110 * MIB
+"""A picture as it is unpacked, at most a progressive JPEG of four colours (15.3 measured); then what the heap keeps of
+the bodies that it came in, by 17 threads or more."""
 MAX_IMAGE_PIXELS = 2**24
 """Pixels of all images of a request, together: what the API lets through."""
+MAX_MEDIA, _IMAGE_COPIES = 16, 2
+"""Images and sounds of a request, at most; llama-server has all of them as numbers before it counts their tokens, so
+often (measured), and a picture of one pixel becomes as many numbers as any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +237,8 @@ def _projector(projector: Projector | None, size_bytes: int, fit: Fit) -> Iterat
         yield Item("buffers for an image", device, buffers, grows=device == RAM)
     reading = fit.slots * MAX_IMAGE_PIXELS * _READ_PIXEL_BYTES + _READ_HEAP_BYTES
     yield Item("images being read", RAM, reading, grows=True)
+    if image_bytes:
+        yield Item("images as numbers", RAM, fit.slots * MAX_MEDIA * _IMAGE_COPIES * image_bytes, grows=True)
 
 
 def _shared(item: Item, devices: tuple[str, ...], fit: Fit) -> Iterator[Item]:

@@ -226,7 +226,7 @@ class Instance:
     async def _until_broken(self, running: Running, exited: asyncio.Task[Exit]) -> None:
         """Watch it; raises when it ends, or hangs under load however green its /health is."""
         tick_s = min(_WATCH_S, self._limits.hung_s / 4)
-        watch = Watch(self.upstream.progress, self._limits, cpu_s=_cpu_s(running))
+        watch = Watch(self.upstream.progress, self._limits, cpu_s=_cpu_s(running) or 0.0)
         while not await self._ended_within(exited, tick_s):
             if (hung_for_s := watch.hung_for_s(cpu_s=_cpu_s(running))) is not None:
                 what = with_log(f"it had work and sent nothing for {hung_for_s:.0f} s", running.last_lines())
@@ -278,9 +278,10 @@ def _moved(before: tuple[float, ...] | None, now: tuple[float, ...] | None, *, s
     return cpu_now_s - cpu_before_s > _WORKING_SHARE * span_s or more_bytes > _WORKING_BYTES_S * span_s
 
 
-def _cpu_s(running: Running) -> float:
+def _cpu_s(running: Running) -> float | None:
+    """Seconds of processors that it used so far; None where nobody can say."""
     activity = running.activity()
-    return activity[0] if activity else 0.0
+    return activity[0] if activity else None
 
 
 def _fault_of_exit(end: Exit, *, loading: bool) -> Fault:

@@ -14,6 +14,9 @@ from app.fleet.states import Limits
 _WORKING_SHARE, _LEAST_WORK_S = 0.02, 0.02
 """An engine that uses less of a processor while it is waited for does nothing: to be asked takes it some. The kernel
 counts in hundredths of a second, so that two of them are nothing yet, however short the time."""
+_LATE_S = 10.0
+"""A look that comes so long after the one before says that AirLab itself stood still, and perhaps all of the host: a
+frozen container, a debugger. What was waited for meanwhile is nobody's debt."""
 
 
 class Stopwatch:
@@ -120,19 +123,28 @@ class Watch:
             cpu_s: Seconds of processors that it used so far.
         """
         self._progress, self._limits = progress, limits
-        self._worked_s = time.monotonic()
+        self._worked_s = self._looked_s = time.monotonic()
         self._cpu_s = self._cpu_before_s = cpu_s
         """At the last look, and when what ``still_s`` tells was nothing."""
         self._still_s = 0.0
         progress.begin_again(self._worked_s)
 
-    def hung_for_s(self, *, cpu_s: float) -> float | None:
+    def hung_for_s(self, *, cpu_s: float | None) -> float | None:
         """For how many seconds it has been silent, once it is hung; else None.
+
+        ``cpu_s`` is None where nobody can say what it used: then it has until ``Limits.silent_s``.
 
         It is hung when it was waited for so long (``Limits.hung_s``) without a piece of an answer and without work, or
         one request was; and, after much longer (``Limits.silent_s``), however much it works.
         """
         now_s, progress, limits = time.monotonic(), self._progress, self._limits
+        late, self._looked_s = now_s - self._looked_s > _LATE_S, now_s
+        if late:
+            progress.begin_again(now_s)
+            self._worked_s = now_s
+        if cpu_s is None:
+            progress.worked(now_s)
+            self._worked_s, cpu_s = now_s, self._cpu_s
         still_s = progress.still_s(now_s)
         if still_s < self._still_s:  # something was sent since
             self._cpu_before_s = self._cpu_s

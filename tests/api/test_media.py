@@ -16,7 +16,7 @@ from app.api.media import admit_media, check_media, media_in
 from app.engines.base import WeightsId
 from app.errors import BadRequestError
 from app.fleet.companions import Companions
-from app.fleet.estimate import MAX_IMAGE_PIXELS
+from app.fleet.estimate import MAX_IMAGE_PIXELS, MAX_MEDIA
 from app.fleet.spec import ModelSpec
 from app.weights.inventory import WeightsFile
 from tests.fakes import model_spec, run_spec
@@ -51,6 +51,15 @@ def refusal(spec: ModelSpec, *parts: dict[str, Any]) -> tuple[str, str | None]:
 
 def test_usual_pictures_and_sounds_pass() -> None:
     check_media(media_in(fields(image_part(png(4, 4)), image_part(jpeg(4, 4), "jpeg"), sound_part(wav()))))
+
+
+def test_media_of_a_request_are_few_however_small() -> None:
+    """Each becomes as many numbers as a large one: 1,000 pictures of one pixel made llama-server take 1.7 GB."""
+    pixel, sound = image_part(png(1, 1)), sound_part(wav())
+    check_media(media_in(fields(*[pixel] * MAX_MEDIA)))
+    message, param = fault(*[pixel] * MAX_MEDIA, sound)
+    assert message == "17 images and sounds are too many: a request may hold 16; leave older ones out"
+    assert param == "messages[0].content[17].input_audio.data"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from app.api.pictures import PictureError, pixels_of
 from tests.support.pictures import chunk, jpeg, png
 
 MOST = 1_000_000
+APPLES = "is a PNG picture of Apple's own kind; save it as a usual one"
+"""With that part anywhere in it, 900 kB made llama-server take 900 MB: it reads the rows as bytes of another kind."""
 
 
 def fault(data: bytes) -> str:
@@ -72,6 +74,8 @@ def test_png_of_a_rare_kind_is_refused(head: tuple[int, int, int]) -> None:
         (b"GIF89a", "is neither a PNG nor a JPEG picture; convert it"),
         (png(4, 4)[:20], "is a broken PNG picture"),
         (b"\x89PNG\r\n\x1a\n" + chunk(b"CgBI", bytes(13)) + png(4, 4)[8:], "is a broken PNG picture"),
+        (png(4, 4)[:33] + chunk(b"CgBI", b"") + png(4, 4)[33:], APPLES),
+        (png(4, 4)[:-12] + chunk(b"CgBI", b"") + png(4, 4)[-12:], APPLES),
         (png(4, 4, rows=b"no deflate"), "is a broken PNG picture"),
         (b"\xff\xd8", "is a broken JPEG picture"),
         (b"\xff\xd8\xff\xd9", "is a broken JPEG picture, or of a rare kind; save it anew"),
@@ -88,6 +92,21 @@ def test_size_behind_other_segments_of_a_jpeg_is_found() -> None:
     inner = jpeg(1, 1)
     before = b"\xff\xe1" + struct.pack(">H", 2 + len(inner)) + inner + b"\0\0\xff\xff\xfe\0\x04ab"
     assert pixels_of(jpeg(20, 10, before=before), MOST) == 200
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(data)) + data
+
+
+def test_film_behind_a_picture_has_no_scans() -> None:
+    """Phones put one there; in a few megabytes of anything a scan's two bytes stand by chance."""
+    scan = segment(0xDA, bytes(6)) + b"\1\xff\0\xff\xd0\2"
+    assert pixels_of(jpeg(20, 10) + scan * 10 + b"\xff\xd9" + b"\xff\xda" * 500, MOST) == 200
+
+
+def test_scans_behind_what_only_looks_like_an_end_are_counted() -> None:
+    scan = segment(0xDA, bytes(6)) + b"\1\xff\0\xff\xff" + segment(0xE0, b"\xff\xd9") + segment(0xC4, b"\xff\xd9")
+    assert fault(jpeg(20, 10) + segment(0xE1, b"\xff\xd9") + scan * 65) == "has more than 64 scans; save it anew"
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"]))

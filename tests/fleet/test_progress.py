@@ -186,3 +186,41 @@ def test_what_it_takes_to_be_asked_is_no_work() -> None:
     host, hung_for_s = watched(impatient, say_that_all_is_well, for_s=1000.0)
     assert hung_for_s is not None
     assert host.waited_s <= LIMITS.hung_s + TICK_S
+
+
+def test_engine_is_not_blamed_for_the_time_in_which_airlab_stood_still() -> None:
+    """A container that was frozen, a debugger: nobody looked, nobody read, and perhaps the engine stood still, too."""
+
+    async def scene() -> tuple[float | None, float | None]:
+        progress, waited = Progress(), Stopwatch()
+        watch = Watch(progress, LIMITS, cpu_s=1.0)
+        progress.begin(waited)
+        await asyncio.sleep(TICK_S)
+        assert watch.hung_for_s(cpu_s=1.0) is None
+        await asyncio.sleep(10_000.0)
+        thawed = watch.hung_for_s(cpu_s=1.0)
+        found = None
+        for _ in range(int(LIMITS.hung_s / TICK_S)):
+            assert found is None
+            await asyncio.sleep(TICK_S)
+            found = watch.hung_for_s(cpu_s=1.0)
+        return thawed, found
+
+    with virtual_time() as loop:
+        assert loop.run_until_complete(scene()) == (None, LIMITS.hung_s)
+
+
+def test_engine_of_which_nobody_can_say_what_it_computes_has_the_longer_time() -> None:
+    """A daemon of containers that is away for some minutes, in the middle of a long text."""
+
+    async def scene() -> float:
+        progress = Progress()
+        watch = Watch(progress, LIMITS, cpu_s=1.0)
+        progress.begin(Stopwatch())
+        while True:
+            await asyncio.sleep(TICK_S)
+            if (hung_for_s := watch.hung_for_s(cpu_s=None)) is not None:
+                return hung_for_s
+
+    with virtual_time() as loop:
+        assert loop.run_until_complete(scene()) == LIMITS.silent_s
