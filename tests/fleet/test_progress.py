@@ -160,8 +160,8 @@ def test_engine_that_answers_in_time_is_left_alone_whatever_it_computes(clients:
 def test_engine_that_works_has_much_longer_and_not_for_ever(clients: list[Client]) -> None:
     """A long text takes its time, and those who give up on it make it no shorter; but one that spins is no use."""
     host, hung_for_s = watched(_at_work, *(partial(ask_in_vain, client=each) for each in clients), for_s=5000.0)
-    if hung_for_s is None:  # nobody waited for so long all in all
-        assert host.waited_s < LIMITS.silent_s
+    if hung_for_s is None:  # nobody waited for so long all in all, or not until the last look
+        assert host.waited_s < LIMITS.silent_s + TICK_S
     else:
         assert hung_for_s >= LIMITS.silent_s
         assert host.waited_s <= LIMITS.silent_s + TICK_S + 1e-6
