@@ -41,8 +41,8 @@ ANSWER_S = 60.0
 LEAVES_S = (None, None, None, 0.05, 0.4, 0.8, 1.5, 4.0)
 """When a client leaves: before AirLab gives a hung engine up (``hasty.SHORT.hung_s``), or after; or never."""
 KEEP_ALIVE = (None, None, None, 0, 1, "2s", -1)
-READS_EVERY_S = 0.05
-"""A slow reader takes this long over each piece."""
+READS_EVERY_S, SLOW_PIECES = 0.05, 200
+"""A slow reader takes this long over each of the first pieces; of a line of a megabyte, sliced, there are thousands."""
 _TURNS = 10
 """Of one session: some answers are megabytes, and a turn reads all that its branch holds."""
 MOST_GROWTH_BYTES, MOST_MORE_DESCRIPTORS = 40 * MIB, 4
@@ -118,10 +118,11 @@ class _Soak:
     async def _slow(self, key: str, _: int) -> str:
         """As a stream whose reader has other things to do."""
         async with self._http.stream("POST", CHAT, json=self._asked(key, stream=True)) as answer:
-            text = ""
+            text, pieces = "", 0
             async for piece in answer.aiter_bytes():
-                text = text[-500:] + piece.decode(errors="replace")
-                await asyncio.sleep(READS_EVERY_S)
+                text, pieces = text[-500:] + piece.decode(errors="replace"), pieces + 1
+                if pieces <= SLOW_PIECES:
+                    await asyncio.sleep(READS_EVERY_S)
         return self._judged(answer.status_code, text)
 
     def _asked(self, key: str, **more: object) -> dict[str, object]:
