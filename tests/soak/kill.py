@@ -1,15 +1,17 @@
 """Kills AirLab in the middle of 200 turns, again and again: ``python -m tests.soak.kill [KILLS]``.
 
 Two hundred clients, each with a session of its own, say one thing after another under an Idempotency-Key; half of them
-stream. At a random moment the service is killed as by kill -9 and started anew, and every client sends what it has no
-answer to again, unchanged. In the end all that was acknowledged must be stored, once, as it was told; every answer must
-be whole; and nothing may have been said or answered twice. Exits 1 where that is not so.
+stream. After a random number of answers, while others are being written, the service is killed as by kill -9 and
+started anew, and every client sends what it has no answer to again, unchanged. In the end all that was acknowledged
+must be stored, once, as it was told; every answer must be whole; and nothing may have been said or answered twice.
+Exits 1 where that is not so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import sys
 import time
@@ -25,6 +27,8 @@ from tests.soak.ending import end_when_told
 from tests.support.service import BOUND_S, Service, temporary_lab
 
 CLIENTS, SLOTS = 200, 64
+MOST_ANSWERS = 300
+"""From a start to its kill."""
 ADDRESSES = 5
 """That the clients come from: one may open only so many connections."""
 TOKEN_S = 0.01
@@ -50,8 +54,10 @@ class Client:
         """What it says next; said again until it is answered."""
         return f"client {self.number} says thing {len(self.told)} and expects to hear it back"
 
-    async def go_on(self, http: httpx.AsyncClient, turns: int) -> None:
-        """Take turns until it has so many answers. Raises what httpx raises when the service goes away."""
+    async def go_on(self, http: httpx.AsyncClient, turns: float, answered: asyncio.Semaphore) -> None:
+        """Take turns until it has so many answers, each released to ``answered``. Raises what httpx raises when the
+        service goes away.
+        """
         while len(self.told) < turns:
             text = self.text
             answer = await self._ask(http, text)
@@ -59,6 +65,7 @@ class Client:
                 await asyncio.sleep(_BACKOFF_S)  # the queue is full: as any client does
             else:
                 self.told[text] = answer
+                answered.release()
 
     async def _ask(self, http: httpx.AsyncClient, text: str) -> dict[str, Any] | None:
         streams = self.number % 2 == 0
@@ -108,14 +115,12 @@ class Report:
 
 def soak(kills: int, *, seed: int = 8) -> Report:
     """Kill it so many times; what was found is in the report."""
-    report, moments, begun_s = Report(kills), random.Random(seed), time.monotonic()
+    report, choices, begun_s = Report(kills), random.Random(seed), time.monotonic()
     with temporary_lab("fake", models={"small": {"context_length": 1024}}, profile={"parallel": SLOTS}) as lab:
         lab.fault("small", echo=True, token_s=TOKEN_S)
-        with lab.serve() as service:
-            round_s = asyncio.run(_all_answered(service, report.clients, turns=1))
-        for number in range(kills):
+        for _ in range(kills):
             with lab.serve() as service:
-                asyncio.run(_until_killed(service, report.clients, moments.uniform(0.0, round_s), turns=number + 2))
+                asyncio.run(_until_killed(service, report.clients, choices.randint(0, MOST_ANSWERS)))
         with lab.serve() as service:
             most = max(len(client.told) for client in report.clients) + 1
             asyncio.run(_all_answered(service, report.clients, turns=most))
@@ -125,28 +130,26 @@ def soak(kills: int, *, seed: int = 8) -> Report:
     return report
 
 
-async def _all_answered(service: Service, clients: list[Client], *, turns: int) -> float:
-    """Seconds that all clients took for their turns."""
-    begun_s = time.monotonic()
+async def _all_answered(service: Service, clients: list[Client], *, turns: int) -> None:
     async with asyncio.timeout(_ALL_S), _Connections(service) as connections, asyncio.TaskGroup() as group:
         for client in clients:
-            group.create_task(client.go_on(connections.of(client), turns))
-    return time.monotonic() - begun_s
+            group.create_task(client.go_on(connections.of(client), turns, asyncio.Semaphore(0)))
 
 
-async def _until_killed(service: Service, clients: list[Client], after_s: float, *, turns: int) -> None:
-    """Let all clients talk, kill the service after so long, and wait until each has seen that it is gone."""
+async def _until_killed(service: Service, clients: list[Client], answers: int) -> None:
+    """Let all clients talk, kill the service after so many answers, and wait until each has seen that it is gone."""
+    answered = asyncio.Semaphore(0)
     async with asyncio.timeout(_ALL_S), _Connections(service) as connections:
-        talking = [asyncio.create_task(_talk(client, connections.of(client), turns)) for client in clients]
-        # No event to wait for: any moment may be the worst one.
-        await asyncio.wait(talking, timeout=after_s)
+        talking = [asyncio.create_task(_talk(client, connections.of(client), answered)) for client in clients]
+        for _ in range(answers):
+            await answered.acquire()
         await asyncio.to_thread(kill, service)
         await asyncio.gather(*talking)
 
 
-async def _talk(client: Client, http: httpx.AsyncClient, turns: int) -> None:
+async def _talk(client: Client, http: httpx.AsyncClient, answered: asyncio.Semaphore) -> None:
     with suppress(httpx.HTTPError):  # it was killed
-        await client.go_on(http, turns)
+        await client.go_on(http, math.inf, answered)
 
 
 class _Connections:
