@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import httpx
@@ -12,9 +13,10 @@ import pytest
 from tests.chat.talk import Event, calls, configure, require_sound_store, said, session, streaming, visible
 from tests.conftest import MakeLab
 from tests.service.kills import kill
-from tests.support.service import BOUND_S, Lab, Service
+from tests.support.service import BOUND_S, Lab, Service, wait_until
 
 MOMENTS = 20
+"""More than a turn has events, so that some are killed after their end."""
 LIST = "list_contents"
 ANSWER = " ".join(f"word{number}" for number in range(12))
 
@@ -35,11 +37,15 @@ def path(lab: Lab) -> dict[str, str]:
 
 def gather(service: Service, text: str, into: list[Event]) -> None:
     """Say something with tools; the events as far as they come."""
-    try:
-        with streaming(service, text, enable_tools=True) as events:
-            into.extend(events)
-    except httpx.HTTPError:
-        pass  # it was killed
+    # It is killed meanwhile. One by one: another thread counts them.
+    with suppress(httpx.HTTPError), streaming(service, text, enable_tools=True) as events:
+        for event in events:
+            into.append(event)  # noqa: PERF402
+
+
+def reached(moment: int, events: list[Event], gathering: Future[None]) -> bool:
+    """Whether so many events came, or all there are."""
+    return len(events) >= moment or gathering.done()
 
 
 def require_whole_turns(service: Service, acknowledged: dict[str, str]) -> list[dict[str, Any]]:
@@ -54,12 +60,10 @@ def require_whole_turns(service: Service, acknowledged: dict[str, str]) -> list[
     return list(turns)
 
 
-def test_twenty_kills_spread_over_a_turn_lose_nothing_that_was_acknowledged(lab: Lab) -> None:
+def test_twenty_kills_after_each_event_of_a_turn_lose_nothing_that_was_acknowledged(lab: Lab) -> None:
     acknowledged: dict[str, str] = {}
     with lab.serve() as service:
-        begun_s = time.monotonic()
         acknowledged["first"] = said(service, "first", enable_tools=True)["response"]
-        turn_s = time.monotonic() - begun_s
         kill(service)
 
     interrupted = 0
@@ -68,10 +72,7 @@ def test_twenty_kills_spread_over_a_turn_lose_nothing_that_was_acknowledged(lab:
         with lab.serve() as service, ThreadPoolExecutor(1) as pool:
             known = require_whole_turns(service, acknowledged)
             gathering = pool.submit(gather, service, text, events)
-            # No event to wait for: any moment may be the worst one.
-            time.sleep(turn_s * 1.5 * moment / MOMENTS)
-            if moment == MOMENTS - 1:
-                gathering.result(BOUND_S)  # one is killed after its end, however slow the machine is
+            wait_until(partial(reached, moment, events, gathering), f"{moment} events of the turn, or its end")
             kill(service)
             gathering.result(BOUND_S)
         names = [name for name, _ in events]
