@@ -100,7 +100,7 @@ class Guard:
                 check_length(head, body_limit_bytes)
             await self._serve(scope, receive, send, body_limit_bytes)
         except RefusedError as refused:
-            await refused.answer(send)
+            await refused.answer(send, scope["path"])
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, body_limit_bytes: int | None) -> None:
         """Read the body, where there is one, and run the application; cancel it, once, if its client leaves too early.

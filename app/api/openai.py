@@ -11,23 +11,22 @@ import msgspec
 from app.api import pages, served
 from app.api.auth import Actor, Auth
 from app.api.auth import Scope as Needs
-from app.api.errors import Answer, answer_for
+from app.api.errors import answer_for
 from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
 from app.api.keep_alive import keep_alive_s
 from app.api.kinds import require_kind
 from app.api.media import admit_media
+from app.api.reply import JSON, Reply
 from app.api.wire import Receive, Scope, Send
 from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
-from app.fleet.lease import Lease, Waiting, with_lease
+from app.fleet.lease import Lease, with_lease
 from app.fleet.refusals import cannot_start
 from app.manifest.schema import Kind
 from app.service import Service
 
 _WAIT_S = 540.0
 """How long a request may wait for its model: less than the 600 s after which openai-python gives up."""
-_JSON, _EVENTS = b"application/json", b"text/event-stream"
-_STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 class Generation(NamedTuple):
@@ -55,7 +54,7 @@ class OpenAIApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; every error goes out in OpenAI's shape."""
-        reply = _Reply(send)
+        reply = Reply(send, scope["path"])
         try:
             client = scope["client"]
             actor = self._auth.who(scope["headers"], address=client[0] if client else "")
@@ -66,7 +65,7 @@ class OpenAIApp:
         except Exception as exc:  # noqa: BLE001 # the last one to hear of it: logged, and told as a 500
             await reply.fail(answer_for(exc))
 
-    async def _serve(self, method: str, path: str, receive: Receive, reply: _Reply, actor: Actor) -> None:
+    async def _serve(self, method: str, path: str, receive: Receive, reply: Reply, actor: Actor) -> None:
         generation = GENERATIONS.get(path)
         if generation is not None:
             if method != "POST":
@@ -88,7 +87,7 @@ class OpenAIApp:
         key = snapshot.key_of(name)
         return pages.openai_model(snapshot.models[key], status[key])
 
-    async def _generate(self, path: str, generation: Generation, fields: Fields, reply: _Reply, actor: Actor) -> None:
+    async def _generate(self, path: str, generation: Generation, fields: Fields, reply: Reply, actor: Actor) -> None:
         key = await self._serving_key(fields.model, generation.kind)
         if isinstance(fields, ChatFields) and fields.server_tools:
             await self._answer_with_tools(key, fields, actor, reply)
@@ -114,18 +113,18 @@ class OpenAIApp:
             keep_alive_s=keep_s,
         )
 
-    async def _answer_with_tools(self, key: str, fields: ChatFields, actor: Actor, reply: _Reply) -> None:
+    async def _answer_with_tools(self, key: str, fields: ChatFields, actor: Actor, reply: Reply) -> None:
         """The one case below /v1 in which the server's tools run: the request names them."""
         request = served.once_request(self._service, key, fields, wait_s=_WAIT_S)
         answering, model = self._service.chat.once(request, actor=actor.name, line=reply), fields.model or key
         if not fields.stream:
-            await reply.whole(200, _JSON, await served.whole(answering, model))
+            await reply.whole(200, JSON, await served.whole(answering, model))
             return
         with_usage = bool((fields.stream_options or {}).get("include_usage"))
         async with aclosing(served.streamed(answering, model, with_usage=with_usage)) as stream:
             async for event in stream:
                 if not reply.started:
-                    await reply.begin(200, [(b"content-type", _EVENTS), *_STREAM_HEADERS])
+                    await reply.begin_stream()
                 await reply.more(event)
         await reply.end()
 
@@ -139,7 +138,7 @@ class OpenAIApp:
         require_kind(snapshot.models[key], kind)
         return key
 
-    async def _pass_on(self, lease: Lease, path: str, body: bytes, reply: _Reply) -> None:
+    async def _pass_on(self, lease: Lease, path: str, body: bytes, reply: Reply) -> None:
         async with await lease.upstream.send(path, body) as answer:
             if answer.status != 200:
                 raise await answer.refused()
@@ -147,73 +146,13 @@ class OpenAIApp:
             if answer.is_stream:
                 await _pass_stream_on(answer, reply)
             else:
-                await reply.whole(200, _JSON, await answer.read())
+                await reply.whole(200, JSON, await answer.read())
 
 
-async def _pass_stream_on(answer: upstream.Answer, reply: _Reply) -> None:
+async def _pass_stream_on(answer: upstream.Answer, reply: Reply) -> None:
     """The stream as it comes. The status line goes out with the first bytes, so that an early death is still a 502."""
     async for chunk in answer.chunks():
         if not reply.started:
-            await reply.begin(200, [(b"content-type", _EVENTS), *_STREAM_HEADERS])
+            await reply.begin_stream()
         await reply.more(chunk)
     await reply.end()
-
-
-class _Reply:
-    """One answer on its way out, and how far it has got."""
-
-    __slots__ = ("_queued", "_send", "_waited_s", "_waits_since_s", "started")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._queued: Waiting | None = None
-        self._waits_since_s: float | None = None
-        self._waited_s = 0.0
-        self.started = False
-
-    def wait(self, waiting: Waiting) -> None:
-        """Somebody has to wait; how it stood at first goes into a header."""
-        if self._queued is None:
-            self._queued = waiting
-        if self._waits_since_s is None:
-            self._waits_since_s = time.monotonic()
-
-    def waited(self) -> None:
-        """The wait is over; there may be another one, which adds to it."""
-        if self._waits_since_s is not None:
-            self._waited_s += time.monotonic() - self._waits_since_s
-            self._waits_since_s = None
-
-    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.started = True
-        self.waited()
-        if self._queued is not None:
-            headers = [*headers, (b"x-airlab-queue", self._wait_in_words(self._queued))]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    def _wait_in_words(self, queued: Waiting) -> bytes:
-        guess = "" if queued.eta_s is None else f", eta={queued.eta_s:.1f}"
-        return f"ahead={queued.ahead}{guess}, waited={self._waited_s:.1f}".encode()
-
-    async def more(self, chunk: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-    async def end(self, chunk: bytes = b"") -> None:
-        await self._send({"type": "http.response.body", "body": chunk})
-
-    async def whole(self, status: int, content_type: bytes, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-        length = str(len(body)).encode()
-        await self.begin(status, [(b"content-type", content_type), (b"content-length", length), *headers])
-        await self.end(body)
-
-    async def json(self, status: int, content: Any) -> None:
-        await self.whole(status, _JSON, msgspec.json.encode(content))
-
-    async def fail(self, answer: Answer) -> None:
-        """An error as the answer; after the first byte as the last event of the stream, without [DONE]."""
-        body = msgspec.json.encode({"error": answer.error})
-        if self.started:
-            await self.end(b"data: " + body + b"\n\n")
-        else:
-            headers = ((name.encode(), value.encode()) for name, value in answer.headers.items())
-            await self.whole(answer.status, _JSON, body, *headers)
