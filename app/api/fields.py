@@ -159,6 +159,7 @@ class ChatFields(Sampling, kw_only=True):
     chat_template_kwargs: Any = None
     reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
     reasoning_effort: str | None = None
+    thinking_budget_tokens: Count | None = None
     add_generation_prompt: bool | None = None
     server_tools: Annotated[list[Annotated[str, Meta(max_length=128)]], Meta(max_length=128)] | None = None
     """AirLab's own field: tools of the server that may run for this request, by their names."""
@@ -183,6 +184,7 @@ class EmbeddingFields(_Fields, kw_only=True):
 
 Fields = ChatFields | CompletionFields | EmbeddingFields
 _F = TypeVar("_F", bound=Fields)
+_S = TypeVar("_S", bound=Struct)
 _WHERE = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(.*?)`")
 
@@ -193,16 +195,21 @@ def read_fields(body: bytes, kind: type[_F]) -> _F:
     Raises:
         BadRequestError: It is no JSON, or a field is not what it may be; ``param`` names the field.
     """
+    fields = decode_body(body, kind)
+    if isinstance(fields, ChatFields):
+        _check_messages(fields.messages)
+    return fields
+
+
+def decode_body(body: bytes, kind: type[_S]) -> _S:
+    """A body as one of these structs; what only the struct says of it is checked. Raises as ``read_fields``."""
     try:
-        fields = msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as exc:
         text = str(exc)
         raise BadRequestError(_WHERE.sub("", text), param=_field_at_fault(text)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequestError(f"the body is no valid JSON: {exc}") from exc
-    if isinstance(fields, ChatFields):
-        _check_messages(fields.messages)
-    return fields
 
 
 def _field_at_fault(text: str) -> str | None:
@@ -227,11 +234,15 @@ def _check_calls(calls: list[CalledTool], where: str) -> None:
     for number, call in enumerate(calls):
         if call.id is None:
             call.id = UNSET
-        try:
-            msgspec.json.decode(call.function.arguments or "{}")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            param = f"{where}[{number}].function.arguments"
-            raise BadRequestError(f"the arguments of a tool call must be JSON as text: {exc}", param=param) from exc
+        check_arguments(call.function.arguments, f"{where}[{number}].function.arguments")
+
+
+def check_arguments(arguments: str, where: str) -> None:
+    """Raises BadRequestError unless the arguments of a replayed call are JSON, or nothing at all."""
+    try:
+        msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadRequestError(f"the arguments of a tool call must be JSON as text: {exc}", param=where) from exc
 
 
 def _check_parts(parts: list[Part], where: str) -> None:

@@ -55,13 +55,13 @@ def _media(fields: ChatFields) -> Iterator[Media]:
                 yield Media("audio", part.input_audio.data, f"{where}.input_audio.data")
 
 
-async def admit_media(spec: ModelSpec, fields: ChatFields) -> None:
+async def admit_media(spec: ModelSpec, media: tuple[Media, ...]) -> None:
     """See that a request's images and sound may go to this model; to one elsewhere they go unseen.
 
     Raises:
         BadRequestError: The model takes none, or one is not what may travel.
     """
-    taken, media = spec.modalities, media_in(fields)
+    taken = spec.modalities
     if not media or taken is None:
         return
     if spec.section.mmproj is None or spec.run.mmproj is not None:  # else it is not on disk: whoever waits is told so

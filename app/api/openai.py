@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import msgspec
 
-from app.api import pages, served
+from app.api import pages, retold, served
 from app.api.auth import Actor, Auth
 from app.api.auth import Scope as Needs
 from app.api.errors import answer_for
 from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
 from app.api.keep_alive import keep_alive_s
 from app.api.kinds import require_kind
-from app.api.media import admit_media
+from app.api.media import admit_media, media_in
 from app.api.reply import JSON, Reply
+from app.api.retold import DIALECTS, Dialect
 from app.api.wire import Receive, Scope, Send
 from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
@@ -53,7 +55,7 @@ class OpenAIApp:
         self._service, self._auth = service, auth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; every error goes out in OpenAI's shape."""
+        """Serve one request; every error goes out in the shape of those who ask for its path."""
         reply = Reply(send, scope["path"])
         try:
             client = scope["client"]
@@ -68,17 +70,23 @@ class OpenAIApp:
     async def _serve(self, method: str, path: str, receive: Receive, reply: Reply, actor: Actor) -> None:
         generation = GENERATIONS.get(path)
         if generation is not None:
-            if method != "POST":
-                raise WrongMethodError(f"{path} takes POST", allowed="POST")
-            self._service.refuse_if_stopping()
-            body = (await receive())["body"]
+            body = await self._body(method, path, receive)
             await self._generate(path, generation, read_fields(body, generation.fields), reply, actor)
+        elif (dialect := DIALECTS.get(path)) is not None:
+            await self._retell(dialect, await self._body(method, path, receive), reply)
         elif path == "/v1/models" or path.startswith("/v1/models/"):
             if method not in {"GET", "HEAD"}:
                 raise WrongMethodError(f"{path:.100} takes GET", allowed="GET")
             await reply.json(200, self._listing(path.removeprefix("/v1/models").strip("/")))
         else:
             raise RouteNotFoundError(f"there is no {path:.100}; /schema shows what there is")
+
+    async def _body(self, method: str, path: str, receive: Receive) -> bytes:
+        if method != "POST":
+            raise WrongMethodError(f"{path} takes POST", allowed="POST")
+        self._service.refuse_if_stopping()
+        body: bytes = (await receive())["body"]
+        return body
 
     def _listing(self, name: str) -> dict[str, Any]:
         snapshot, status = self._service.live.current, self._service.fleet.status()
@@ -93,21 +101,44 @@ class OpenAIApp:
             await self._answer_with_tools(key, fields, actor, reply)
             return
         if isinstance(fields, ChatFields):
-            await admit_media(self._service.live.current.models[key], fields)
-        keep_s, fields.keep_alive = keep_alive_s(fields.keep_alive), None
-        fields.model = self._service.live.current.models[key].upstream_name
+            await admit_media(self._service.live.current.models[key], media_in(fields))
+        keep_s = self._prepare(key, fields)
         body = msgspec.json.encode(fields)
-        deadline_s = time.monotonic() + _WAIT_S
 
         async def work(lease: Lease) -> None:
-            reply.waited()
             await self._pass_on(lease, path, body, reply)
+
+        await self._leased(key, work, reply, keep_s)
+
+    async def _retell(self, dialect: Dialect, body: bytes, reply: Reply) -> None:
+        asked = dialect.read(body)
+        key = await self._serving_key(asked.chat.model, "chat")
+        await admit_media(self._service.live.current.models[key], asked.media)
+        keep_s = self._prepare(key, asked.chat)
+
+        async def work(lease: Lease) -> None:
+            await (retold.count if dialect.counts else retold.tell)(lease, asked, reply)
+
+        await self._leased(key, work, reply, keep_s)
+
+    def _prepare(self, key: str, fields: Fields) -> float | None:
+        """Make fields what goes upstream; returns how long the model is to be kept."""
+        keep_s, fields.keep_alive = keep_alive_s(fields.keep_alive), None
+        fields.model = self._service.live.current.models[key].upstream_name
+        return keep_s
+
+    async def _leased(
+        self, key: str, work: Callable[[Lease], Awaitable[None]], reply: Reply, keep_s: float | None
+    ) -> None:
+        async def work_on(lease: Lease) -> None:
+            reply.waited()
+            await work(lease)
 
         await with_lease(
             self._service.fleet,
             key,
-            work,
-            deadline_s=deadline_s,
+            work_on,
+            deadline_s=time.monotonic() + _WAIT_S,
             begun=lambda: reply.started,
             waiting=reply.wait,
             keep_alive_s=keep_s,

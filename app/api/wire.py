@@ -1,4 +1,4 @@
-"""How AirLab's own words look on the wire: the shapes of ASGI, and the errors that OpenAI's and Anthropic's clients read.
+"""How AirLab's own words look on the wire: the shapes of ASGI, the errors that OpenAI's and Anthropic's clients read.
 
 Knows no request and no route: what is refused, and with which status, is decided by its callers.
 """

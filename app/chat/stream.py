@@ -30,23 +30,25 @@ def bound_bytes(max_tokens: int) -> int:
     return min(_THOUGHT_BYTES + _TOKEN_BYTES * max_tokens, _LONGEST_BYTES)
 
 
-class _Function(Struct):
+class CallPart(Struct):
+    """What a fragment brings of the function that is called."""
+
     name: str | None = None
     arguments: str | None = None
 
 
-class _Fragment(Struct):
+class Fragment(Struct):
     """A piece of a tool call; pieces of one call have one index."""
 
     index: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     id: str | None = None
-    function: _Function = msgspec.field(default_factory=_Function)
+    function: CallPart = msgspec.field(default_factory=CallPart)
 
 
 class _Delta(Struct):
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[_Fragment] | None = None
+    tool_calls: list[Fragment] | None = None
 
 
 class _Choice(Struct):
@@ -54,9 +56,14 @@ class _Choice(Struct):
     finish_reason: str | None = None
 
 
+class _PromptDetails(Struct):
+    cached_tokens: TokenCount | None = None
+
+
 class _Usage(Struct):
     prompt_tokens: TokenCount
     completion_tokens: TokenCount
+    prompt_tokens_details: _PromptDetails | None = None
 
 
 class _Chunk(Struct):
@@ -73,6 +80,7 @@ class Piece:
 
     text: str = ""
     reasoning: str = ""
+    calls: tuple[Fragment, ...] = ()
 
 
 @dataclass(slots=True)
@@ -95,6 +103,8 @@ class Generated:
     finish_reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt's, those that were worked on before."""
     _calls: dict[int, _Call] = field(default_factory=dict)
     _taken_bytes: int = 0
 
@@ -107,7 +117,13 @@ class Generated:
         )
 
     async def read(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Piece]:
-        """Read the stream to its end; yields what a user may see, as it comes.
+        """Read the stream to its end; yields what a user may see, as it comes. Raises as ``pieces``."""
+        async for piece in self.pieces(chunks):
+            if piece.text or piece.reasoning:
+                yield piece
+
+    async def pieces(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Piece]:
+        """Read the stream to its end; yields what it brings, fragments of calls included.
 
         Raises:
             UpstreamError: The stream broke off, holds what is no event, or goes on far beyond ``max_tokens``.
@@ -119,7 +135,7 @@ class Generated:
             else:
                 piece = self._take(self._decoded(data))
                 self._add_taken(_KEPT_BYTES, piece.text, piece.reasoning)
-                if piece.text or piece.reasoning:
+                if piece.text or piece.reasoning or piece.calls:
                     yield piece
         if not ended and not self.finish_reason:
             raise UpstreamError(f"{self.server}'s stream ended before its answer did")
@@ -145,15 +161,18 @@ class Generated:
             raise UpstreamError(f"{self.server} broke off: {words}")
         if chunk.usage is not None:
             self.prompt_tokens, self.completion_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+            details = chunk.usage.prompt_tokens_details
+            self.cached_tokens = min((details and details.cached_tokens) or 0, self.prompt_tokens)
         if not chunk.choices:
             return Piece()
         choice = chunk.choices[0]
         self.finish_reason = choice.finish_reason or self.finish_reason
-        for fragment in choice.delta.tool_calls or ():
+        fragments = tuple(choice.delta.tool_calls or ())
+        for fragment in fragments:
             self._add_fragment(fragment)
-        return Piece(choice.delta.content or "", choice.delta.reasoning_content or "")
+        return Piece(choice.delta.content or "", choice.delta.reasoning_content or "", fragments)
 
-    def _add_fragment(self, fragment: _Fragment) -> None:
+    def _add_fragment(self, fragment: Fragment) -> None:
         if fragment.index not in self._calls:
             self._add_taken(_CALL_BYTES)
             self._calls[fragment.index] = _Call()

@@ -45,7 +45,7 @@ def with_projector(**encoders: bool) -> ModelSpec:
 
 def refusal(spec: ModelSpec, *parts: dict[str, Any]) -> tuple[str, str | None]:
     with pytest.raises(BadRequestError) as caught:
-        asyncio.run(admit_media(spec, fields(*parts)))
+        asyncio.run(admit_media(spec, media_in(fields(*parts))))
     return caught.value.message, caught.value.param
 
 
@@ -133,7 +133,7 @@ def test_model_without_a_projector_says_what_to_add() -> None:
 
 def test_projector_that_is_named_and_not_on_disk_is_for_others_to_miss() -> None:
     """Whoever waits for the model is told which file lacks; the line that would be advised is there already."""
-    asyncio.run(admit_media(model_spec("small", mmproj="eye.gguf"), fields(image_part(png(1, 1)))))
+    asyncio.run(admit_media(model_spec("small", mmproj="eye.gguf"), media_in(fields(image_part(png(1, 1))))))
 
 
 def test_projector_that_was_made_for_something_else_is_no_help() -> None:
@@ -147,16 +147,16 @@ def test_projector_that_was_made_for_something_else_is_no_help() -> None:
 
 @pytest.mark.parametrize("encoders", [{"vision": True}, {"vision": True, "audio": True}, {}])
 def test_model_with_a_projector_takes_images(encoders: dict[str, bool]) -> None:
-    asyncio.run(admit_media(with_projector(**encoders), fields(image_part(png(1, 1)))))
+    asyncio.run(admit_media(with_projector(**encoders), media_in(fields(image_part(png(1, 1))))))
     assert "broken" in refusal(with_projector(**encoders), image_part(png(1, 1)[:30]))[0]
 
 
 def test_text_alone_is_not_looked_at() -> None:
-    asyncio.run(admit_media(model_spec("small"), fields()))
+    asyncio.run(admit_media(model_spec("small"), media_in(fields())))
 
 
 def test_model_elsewhere_is_handed_what_may_travel_at_all() -> None:
     """What it takes is for its server to say, and so is what it makes of it."""
     remote = model_spec("small", remote={"url": "http://elsewhere:8000/v1"})
     url = f"data:image/webp;base64,{b64encode(b'RIFF').decode()}"
-    asyncio.run(admit_media(remote, fields({"type": "image_url", "image_url": {"url": url}})))
+    asyncio.run(admit_media(remote, media_in(fields({"type": "image_url", "image_url": {"url": url}}))))
