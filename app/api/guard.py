@@ -37,7 +37,10 @@ _JUDGED = frozenset(
     )
 )
 _ALLOWED_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-_ALLOWED_HEADERS = b"Authorization, Content-Type, x-api-key, anthropic-version, anthropic-beta"
+_ALLOWED_HEADERS = (
+    b"Authorization, Content-Type, x-api-key, anthropic-version, anthropic-beta,"
+    b" anthropic-dangerous-direct-browser-access"
+)
 # openai's clients send a handful of these, named anew with every release.
 _STAINLESS = re.compile(rb"x-stainless-[a-z0-9-]{1,64}")
 

@@ -30,13 +30,23 @@ def _openai_body(answer: Answer) -> bytes:
 
 
 def _anthropic_body(answer: Answer) -> bytes:
-    """Its shape has no place for the field at fault, so that the message begins with it."""
-    message, param = answer.error["message"], answer.error["param"]
-    return anthropic_error_body(answer.status, f"{param}: {message}" if param else message)
+    """Its shape has no place for the field at fault, nor for counts: they stand in the message."""
+    message, param, error = answer.error["message"], answer.error["param"], answer.error
+    if error.get("n_prompt_tokens") and error.get("n_ctx"):
+        # Word for word what Claude Code compacts a conversation at.
+        message = f"prompt is too long: {error['n_prompt_tokens']} tokens > {error['n_ctx']} maximum"
+    elif param:
+        message = f"{param}: {message}"
+    return anthropic_error_body(answer.status, message)
 
 
 _OPENAI = Words(_openai_body, lambda answer: b"data: " + _openai_body(answer) + b"\n\n")
 _ANTHROPIC = Words(_anthropic_body, lambda answer: b"event: error\ndata: " + _anthropic_body(answer) + b"\n\n")
+
+
+def words_for(path: str) -> Words:
+    """How those who ask for this path read errors."""
+    return _ANTHROPIC if speaks_anthropic(path) else _OPENAI
 
 
 class Reply:
@@ -51,7 +61,7 @@ class Reply:
         self._waits_since_s: float | None = None
         self._waited_s = 0.0
         self.started = False
-        self.words = _ANTHROPIC if speaks_anthropic(path) else _OPENAI
+        self.words = words_for(path)
 
     def wait(self, waiting: Waiting) -> None:
         """Somebody has to wait; how it stood at first goes into a header."""

@@ -135,7 +135,7 @@ class ResponsesTelling(Telling):
         place = {"item_id": self._id(block), "output_index": block.index}
         return self._event(name, **place, **({} if block.kind == "call" else {"content_index": 0}), **more)
 
-    def _event(self, name: str, **content: Any) -> bytes:
+    def _event(self, name: str, /, **content: Any) -> bytes:
         number, self._events = self._events, self._events + 1
         return event(name, {"sequence_number": number, **content})
 

@@ -6,8 +6,9 @@ import json
 
 from app.api.auth import Auth
 from app.api.auth import Scope as Reach
-from app.api.errors import answer_for
-from app.api.wire import Receive, Scope, Send, error_body
+from app.api.errors import Answer, answer_for
+from app.api.reply import words_for
+from app.api.wire import Receive, Scope, Send
 from app.errors import AirLabError
 
 _SOON_S = 5
@@ -40,11 +41,12 @@ class WaitingRoom:
             actor = self._auth.who(scope["headers"], address=client[0] if client else "")
         except AirLabError as exc:
             answer = answer_for(exc)
-            return answer.status, json.dumps({"error": answer.error}).encode()
+            return answer.status, words_for(scope["path"]).body(answer)
         short = "AirLab has no manifest that it could serve"
         if scope["path"] != "/health":
             message = f"{short}; /health says what is wrong with airlab.yaml"
-            return 503, error_body(message, "server_error", code="no_manifest")
+            error = {"message": message, "type": "server_error", "param": None, "code": "no_manifest"}
+            return 503, words_for(scope["path"]).body(Answer(503, error, {}))
         body: dict[str, object] = {"status": "degraded", "message": short, "model_key": None}
         if actor.scope >= Reach.USE:
             rest = {"state": None, "device": None, "loaded": False, "generation": 0}

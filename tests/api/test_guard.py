@@ -163,7 +163,7 @@ async def test_preflight_is_answered_on_any_route_without_asking_the_application
     assert "POST" in client.headers["access-control-allow-methods"]
     assert client.headers["access-control-allow-headers"] == (
         "Authorization, Content-Type, x-api-key, anthropic-version, anthropic-beta,"
-        " x-stainless-retry-count, x-stainless-os"
+        " anthropic-dangerous-direct-browser-access, x-stainless-retry-count, x-stainless-os"
     )
 
 
@@ -249,6 +249,16 @@ async def test_fault_043_limits_hold_for_a_path_and_what_is_below_it(path: str, 
     chunked = await ask(http_scope("POST", path, transfer_encoding="chunked", **JSON), piece, piece)
 
     assert (declared.status, chunked.status) == (status, status)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_refusal_on_a_path_of_anthropics_has_their_shape(path: str) -> None:
+    headers = {"content_length": str(9 * 2**20), **JSON}
+    client = await ask(http_scope("POST", path, **headers), b"{")
+
+    told = json.loads(client.told[1]["body"])
+    assert client.status == 413
+    assert told == {"type": "error", "error": {"type": "request_too_large", "message": "The body is over 8.0 MiB."}}
 
 
 @pytest.mark.parametrize("length", ["+2", "-1", "2,2", "x", "", "9" * 5000])

@@ -70,6 +70,14 @@ async def test_every_request_is_told_to_come_again_in_the_shape_of_openai(
     assert int(answer.headers["content-length"]) == len(answer.text.encode())
 
 
+async def test_requests_of_anthropics_clients_are_told_so_in_their_shape(room: WaitingRoom) -> None:
+    answer = await ask(room, "/v1/messages", method="POST", key=USE)
+    refused = await ask(room, "/v1/messages", method="POST", key="wrong")
+
+    assert (answer.status, answer.json()["type"], answer.json()["error"]["type"]) == (503, "error", "overloaded_error")
+    assert (refused.status, refused.json()["error"]["type"]) == (401, "authentication_error")
+
+
 async def test_health_says_what_is_wrong_and_where(room: WaitingRoom) -> None:
     body = (await ask(room, "/health", key=USE)).json()
     assert (body["status"], body["model_key"], body["loaded"], body["generation"]) == ("degraded", None, False, 0)
