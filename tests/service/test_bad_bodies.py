@@ -12,6 +12,9 @@ ROUTES = {
     CHAT: b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "seed": %b}',
     "/v1/completions": b'{"prompt": "x", "max_tokens": 1, "seed": %b}',
     "/v1/embeddings": b'{"input": %b}',
+    "/v1/responses": b'{"input": "x", "max_output_tokens": 1, "temperature": %b}',
+    "/v1/messages": b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "temperature": %b}',
+    "/v1/messages/count_tokens": b'{"messages": [{"role": "user", "content": %b}]}',
     "/model/switch": b'{"model_key": %b}',
     "/chat": b'{"messages": [], "temperature": %b}',
     "/command": b'{"command": %b}',
@@ -50,7 +53,8 @@ def assert_is_400(service: Service, path: str, body: bytes) -> None:
     answer = service.http.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400, f"{answer.status_code} {answer.text}"
     error: dict[str, Any] = answer.json()["error"]
-    assert error.keys() >= {"message", "type", "param", "code"}
+    keys = {"message", "type"} if path.startswith("/v1/messages") else {"message", "type", "param", "code"}
+    assert error.keys() >= keys
     assert error["type"] == "invalid_request_error"
     assert len(error["message"]) < 1_000, "an error repeats no body"
 
@@ -136,5 +140,54 @@ def test_strange_fields_are_a_400_or_served_and_the_engine_lives_on(served: Serv
     answer = served.chat(max_tokens=1, **fields)
 
     assert answer.status_code in {200, 400}, answer.text
+    assert engine.alive
+    assert served.chat(max_tokens=1).status_code == 200
+
+
+CALL = {"type": "function_call", "call_id": "x", "name": "f", "arguments": "[1]"}
+USE = {"type": "tool_use", "id": "x", "name": "f", "input": {"a": [None]}}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/responses", {"input": [CALL]}),
+        ("/v1/responses", {"input": [CALL, CALL, {"role": "assistant", "content": ""}]}),
+        ("/v1/responses", {"input": [{"type": "function_call_output", "call_id": "none", "output": ""}]}),
+        ("/v1/responses", {"input": [{"role": "system", "content": []}]}),
+        ("/v1/responses", {"input": [{"type": "reasoning", "content": [{"type": "x", "text": "hm"}]}]}),
+        ("/v1/responses", {"input": [{"role": "user", "content": "x", "type": None}]}),
+        ("/v1/responses", {"text": {"format": {"type": "json_schema"}}}),
+        ("/v1/responses", {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"$ref": "#/no"}}}}),
+        ("/v1/responses", {"tools": [{"type": "function", "name": "f", "parameters": {"type": "nosuch"}}]}),
+        ("/v1/responses", {"tools": [{"type": "function", "name": "f", "parameters": 7}], "tool_choice": "required"}),
+        ("/v1/responses", {"tool_choice": "required"}),
+        ("/v1/responses", {"reasoning": {"effort": "nosuch"}}),
+        ("/v1/messages", {"messages": [{"role": "assistant", "content": [USE, USE]}]}),
+        ("/v1/messages", {"messages": [{"role": "assistant", "content": []}]}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": ""}]}]}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": ""}], "system": []}),
+        ("/v1/messages", {"messages": [{"role": "system", "content": "x"}]}),
+        ("/v1/messages", {"stop_sequences": [""]}),
+        ("/v1/messages", {"thinking": {"type": "enabled", "budget_tokens": 0}}),
+        ("/v1/messages", {"thinking": {"type": "disabled"}}),
+        ("/v1/messages", {"output_config": {"format": {"type": "json_schema", "schema": None}}}),
+        ("/v1/messages", {"tools": [{"name": "", "input_schema": []}], "tool_choice": {"type": "any"}}),
+        ("/v1/messages/count_tokens", {"tools": [{"name": "f"}], "tool_choice": {"type": "none"}}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "assistant", "content": [USE]}]}),
+    ],
+    ids=str,
+)
+def test_strange_words_of_other_apis_are_a_400_or_served_and_the_engine_lives_on(
+    served: Service, path: str, fields: dict[str, Any]
+) -> None:
+    served.chat(max_tokens=1)
+    engine = served.engine()
+    whole = {"input": "x", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "max_output_tokens": 1}
+
+    answer = served.http.post(path, json=whole | fields)
+
+    assert answer.status_code in {200, 400}, answer.text
+    assert answer.status_code == 200 or answer.json()["error"]["type"] == "invalid_request_error"
     assert engine.alive
     assert served.chat(max_tokens=1).status_code == 200
