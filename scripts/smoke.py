@@ -80,6 +80,24 @@ def embeddings(client: httpx.Client) -> str:
     return f"{len(vector)} numbers"
 
 
+def responses(client: httpx.Client) -> str:
+    """A plain answer, in the words of OpenAI's newer protocol."""
+    asked = {"input": "Say hello in three words.", "max_output_tokens": 16}
+    item = _checked(client.post("/v1/responses", json=asked)).json()["output"][-1]
+    return _said(item["content"][0]["text"])
+
+
+def messages(client: httpx.Client) -> str:
+    """The same in the words of Anthropic's protocol."""
+    return _said(_checked(client.post("/v1/messages", json=ASKED)).json()["content"][-1]["text"])
+
+
+def count_tokens(client: httpx.Client) -> str:
+    """How long a prompt is."""
+    asked = {"messages": ASKED["messages"]}
+    return f"{_checked(client.post('/v1/messages/count_tokens', json=asked)).json()['input_tokens']} tokens"
+
+
 def _said(text: str) -> str:
     if not text:
         raise WrongAnswerError("not a word")
@@ -89,6 +107,7 @@ def _said(text: str) -> str:
 def main() -> int:
     """Ask all of it; the exit code."""
     asks: list[Callable[[httpx.Client], str]] = [health, models, chat, streamed_chat, completions, embeddings]
+    asks += [responses, messages, count_tokens]
     key = os.environ.get("AIRLAB_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=URL, headers=headers, timeout=MODEL_START_LIMIT_S, trust_env=False) as client:

@@ -169,7 +169,7 @@ def _asked(fields: CountFields) -> Asked:
         thinking_budget_tokens=thinks.budget_tokens if thinks and thinks.type == "enabled" else None,
         response_format=_response_format(fields.output_config),
     )
-    return Asked(chat, tuple(media), MessageTelling)
+    return Asked(chat, tuple(media), MessageTelling, "messages")
 
 
 def _response_format(config: OutputConfig | None) -> dict[str, Any] | None:

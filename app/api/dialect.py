@@ -81,6 +81,8 @@ class Asked(NamedTuple):
     """Its images, each with the field that the client sent it in."""
     telling: Callable[[str], Telling]
     """Begins to tell the answer of a model."""
+    field: str
+    """The one that may be too long for the model."""
 
 
 def event(name: str, content: dict[str, Any]) -> bytes:

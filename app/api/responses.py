@@ -138,7 +138,7 @@ def read_response(body: bytes) -> Asked:
         reasoning_effort=fields.reasoning.effort if fields.reasoning else None,
         response_format=_response_format(fields.text.format if fields.text else None),
     )
-    return Asked(chat, tuple(media), lambda model: ResponsesTelling(model, _echo(fields)))
+    return Asked(chat, tuple(media), lambda model: ResponsesTelling(model, _echo(fields)), "input")
 
 
 def _refuse_what_is_kept(fields: ResponsesFields) -> None:

@@ -67,7 +67,10 @@ async def tell(lease: Lease, asked: Asked, reply: Reply) -> None:
     body = msgspec.structs.replace(chat, stream=True, stream_options={"include_usage": True})
     async with await lease.upstream.send(_CHAT, msgspec.json.encode(body)) as answer:
         if answer.status != 200:
-            raise await answer.refused()
+            error = await answer.refused()
+            if isinstance(error, BadRequestError) and error.param is not None:
+                error.param = asked.field  # who made it knew no route
+            raise error
         chunks = _with_pings_told(answer.chunks(), telling, reply) if streams else answer.chunks()
         async for piece in generated.pieces(chunks):
             if streams:

@@ -85,7 +85,7 @@ def test_response_of_too_long_an_input_says_so_with_its_code(client: openai.Open
     with pytest.raises(openai.BadRequestError, match="maximum context length is 1024 tokens") as caught:
         client.responses.create(model="small", input="word " * 3000, stream=True)
 
-    assert caught.value.code == "context_length_exceeded"
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
 
 
 def test_message_has_text_usage_and_why_it_ended(claude: anthropic.Anthropic) -> None:
