@@ -83,6 +83,12 @@ class ModelSpec:
         return self.run.weights is None and bool(self.section.hf_repo or self.section.download_url)
 
     @property
+    def lacks_companion(self) -> bool:
+        """Whether its projector or its draft model is not on disk, and could be in the repository that it is from."""
+        lacks = (self.section.mmproj and not self.companions.mmproj) or (self.draft_name and not self.companions.draft)
+        return bool(lacks and self.section.hf_repo)
+
+    @property
     def upstream_name(self) -> str:
         """What its server calls it."""
         return (self.section.remote.model if self.section.remote else None) or self.key
