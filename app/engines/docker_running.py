@@ -17,7 +17,7 @@ from typing import Any
 from app.engines.base import Exit
 from app.engines.container import Order
 from app.engines.daemon import Daemon, GoneError
-from app.errors import EngineAwayError, EngineError
+from app.errors import EngineError
 
 log = logging.getLogger("airlab")
 
@@ -69,7 +69,7 @@ class DockerRunning:
     async def stop(self, *, grace_s: float) -> bool:
         """Ask it to end, wait, kill it, remove it; True once Docker says that there is none.
 
-        False while Docker is away: then nobody knows.
+        False while Docker is away, for then nobody knows, and where it refuses.
         """
         if self._stopping is None or self._stopping.done():
             self._stopping = asyncio.create_task(self._stop(grace_s))
@@ -85,7 +85,7 @@ class DockerRunning:
                 await asyncio.wait({self._exit}, timeout=_KILLED_S)
             await self._daemon.remove(self.id)
             self.is_gone = await self._is_removed()
-        except EngineAwayError as exc:
+        except EngineError as exc:
             log.warning("cannot stop the container of %s: %s", self._key, exc.message)
             return False
         if self.is_gone:
