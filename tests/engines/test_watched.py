@@ -53,15 +53,21 @@ async def watched() -> AsyncIterator[Scripted]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_look_that_is_under_way_serves_all_who_ask() -> None:
+async def test_a_look_serves_all_who_ask_while_it_is_under_way_and_for_a_while_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with watched() as running:
         for _ in range(3):
             assert (running.activity(), running.last_lines()) == (None, ())
+            running._looked_s = 0.0  # it began long ago
+            await asyncio.sleep(0)
+        monkeypatch.setattr("app.engines.watched._LOOK_S", float("inf"))
         running.may_tell.set()
         assert running._looking is not None
         await running._looking
 
         assert (running.activity(), running.last_lines()) == ((1.0,), ("loaded",))
+        assert running._looking.done(), "no new look was begun"
         assert running.looks == 1
 
 
@@ -82,8 +88,8 @@ async def test_what_is_gone_is_not_looked_at_any_more() -> None:
         assert running._looking is not None
         running.may_go.set()
         assert await running.stop(grace_s=1)
+        assert running._looking.cancelling()
         await asyncio.wait({running._looking})
-        assert running._looking.cancelled()
         running._looked_s = 0.0
         running.activity()
 
