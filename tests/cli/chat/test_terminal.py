@@ -100,6 +100,23 @@ def test_menu_stream_and_commands_fill_the_screen_as_they_should(lab: Lab, servi
         assert terminal.ended() == 0
 
 
+def test_slash_commands_work_also_where_a_model_is_asked_for(lab: Lab, service: Service) -> None:
+    """A person who does not know what to choose asks for help there first."""
+    with chat(lab, service.url) as terminal:
+        for typed, expected in [
+            ("/help", "Ctrl-D leaves."),
+            ("/helth", "did you mean /health?"),
+            ("7", "'7' names no"),
+        ]:
+            terminal.until("Enter keeps the current one): ")
+            terminal.clear()
+            terminal.type(f"{typed}{ENTER}")
+            terminal.until(expected)
+        terminal.until("Enter keeps the current one): ")
+        terminal.type(f"/quit{ENTER}")
+        assert terminal.ended() == 0
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(scripted: Lab) -> None:
     gate = scripted.folder / "gate"
     scripted.fault("small", replies=["Once upon a time."], token_gate_file=str(gate))
