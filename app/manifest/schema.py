@@ -139,7 +139,7 @@ class Tuning(Section):
     """Processor threads for generation; by default the cores less one, shared among max_loaded models."""
     parallel: AutoParallel | None = None
     """Conversations served at once (slots), each with the whole context_length; auto: up to 4, as memory allows."""
-    cache_type: CacheType | None = None
+    cache_type: Annotated[CacheType | None, Field(examples=["q8_0"])] = None
     """Data type of the KV cache; q8_0 halves it against f16."""
     numa: Numa | None = None
     """For hosts with several processors. distribute: spread threads and memory over all NUMA nodes; per-node: keep a
