@@ -61,9 +61,14 @@ def bench(options: argparse.Namespace) -> int:
                 for figure in figures:
                     measured.append(figure)
                     _say(f"{_told(figure)}: {figure.generate_per_s} tokens/s")
+        except KeyboardInterrupt:
+            if not measured:
+                _say("stopped before anything was measured: nothing is kept")
+            raise
         finally:
             if measured:
                 run = book.keep(measured, at_s=time.time(), host=_host(), note=options.note)
+                _say(f"figures kept as run {run}: {len(measured)}; `airlab bench --show` prints them")
         if run is None:
             raise AirLabError("nothing was measured; why is said above")
     kept = book.last(runs=options.runs, models=options.models)
