@@ -56,7 +56,7 @@ def scripted(make_lab: MakeLab) -> Lab:
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_menu_stream_and_commands_fill_the_screen_as_they_should(lab: Lab, service: Service, columns: int) -> None:
-    with chat(lab, service.url, columns=columns) as terminal:
+    with chat(lab, service.url, "--max-tokens", "48", columns=columns) as terminal:
         terminal.until("Enter keeps the current one")
         shown = terminal.lines
         assert shown[0] == f"AirLab at {service.url}"
