@@ -21,6 +21,7 @@ from app.errors import ToolError
 from app.journal import Fact, Journal, Trouble
 from app.manifest.tool_sections import McpServerSection
 from app.process import Child
+from app.tasks import all_ended
 from app.tools.base import SERVED, ToolSpec
 from app.tools.mcpoffer import WHY_CHARACTERS, answer, offered, short
 from app.units import format_duration
@@ -116,8 +117,7 @@ class McpServers:
     async def close(self) -> None:
         """End every server; nothing is left when this returns."""
         self.keep({})
-        while self._ending:
-            await asyncio.gather(*self._ending)
+        await all_ended(self._ending)
 
     def _renew(self) -> None:
         found = {name: spec for server in self._servers.values() for name, spec in server.specs.items()}

@@ -17,6 +17,7 @@ from typing import Any
 
 from app.errors import ToolError
 from app.journal import Fact, Journal, Trouble
+from app.tasks import all_ended
 from app.tools.base import Confinement, ToolSpec, WorkerKind
 from app.tools.declared import RUNNERS
 from app.tools.nursery import Nursery
@@ -208,8 +209,7 @@ class Toolbox:
         self.keep(())
         if self._trying is not None:
             await asyncio.wait({self._trying})
-        while self._ending:
-            await asyncio.gather(*self._ending, return_exceptions=True)
+        await all_ended(self._ending)
 
     async def _ask(self, tool: str, request: Mapping[str, Any], pool: Pool, timeout_s: float) -> dict[str, Any]:
         """The answer of a worker that looked at things as they are now."""
