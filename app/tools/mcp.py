@@ -56,15 +56,24 @@ class McpLost(Trouble):
 class McpServers:
     """Keeps one connection to each server. No method but ``call`` and ``close`` waits for one."""
 
-    def __init__(self, journal: Journal, folder: Path = Path("/"), *, first_wait_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        folder: Path = Path("/"),
+        *,
+        first_wait_s: float = 1.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """Nothing is started before ``keep``.
 
         Args:
             journal: Learns of servers that come and go.
             folder: Where the programs of servers are started.
             first_wait_s: After a failure; it doubles, up to a minute.
+            headers: Sent to every server that has a URL, beside those of its section.
         """
         self._journal, self._folder, self._first_wait_s = journal, folder, first_wait_s
+        self._headers = headers or {}
         self._servers: dict[str, _Server] = {}
         self._specs: dict[str, ToolSpec] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -78,8 +87,9 @@ class McpServers:
                 ending.add_done_callback(self._ending.discard)
         for name, section in servers.items():
             if name not in self._servers:
-                self._servers[name] = _Server(name, section, self._journal, self._folder, self._renew)
-                self._servers[name].begin(self._first_wait_s)
+                server = _Server(name, section, self._journal, self._folder, self._headers, self._renew)
+                server.begin(self._first_wait_s)
+                self._servers[name] = server
         self._renew()
 
     def specs(self) -> Mapping[str, ToolSpec]:
@@ -129,12 +139,19 @@ class _Server:
     """One server, and the task that keeps it connected."""
 
     def __init__(
-        self, name: str, section: McpServerSection, journal: Journal, folder: Path, changed: Callable[[], None]
+        self,
+        name: str,
+        section: McpServerSection,
+        journal: Journal,
+        folder: Path,
+        headers: Mapping[str, str],
+        changed: Callable[[], None],
     ) -> None:
         self.section = section
         self.status = "connecting"
         self.specs: dict[str, ToolSpec] = {}
         self._name, self._journal, self._folder, self._changed = name, journal, folder, changed
+        self._headers = headers
         self._client: Client | None = None
         self._children: set[Child] = set()
         self._stir = asyncio.Event()
@@ -227,7 +244,7 @@ class _Server:
                 name: value if isinstance(value, str) else value.prefix + _from_environment(value.env)
                 for name, value in self.section.headers.items()
             }
-            way = wire.asked(self.section.url, headers)
+            way = wire.asked(self.section.url, {**headers, **self._headers})
         return way
 
     def _ended(self) -> None:
