@@ -146,10 +146,11 @@ class McpTools:
         if len(self._running) >= MOST_CALLS:
             return _said(f"AirLab runs {MOST_CALLS} calls of agents already. Try again in a moment.", is_error=True)
         call = ToolCall(f"call_{secrets.token_hex(6)}", params.name, _as_text(params.arguments))
-        # Whoever has the admin key sees at /approvals what waits. The gate's tidying up is not for anyio to interrupt.
+        # Whoever has the admin key sees at /approvals what waits.
         calling = self._gate.call(call, actor=f"{request.actor.name} over mcp", approvals=lambda _: None)
         running = self._running[request] = asyncio.create_task(calling)
         try:
+            # Shielded from anyio, which would cancel it again while it tells a server behind that it is taken back.
             result = await asyncio.shield(running)
         except asyncio.CancelledError:
             if running.cancelled():

@@ -411,6 +411,24 @@ async def test_who_waits_for_a_person_is_answered_when_it_stops(make_lab: MakeLa
     assert "nobody can be asked now" in text_of(result)
 
 
+@BOTH
+async def test_agent_that_leaves_is_told_of_to_the_server_behind(make_lab: MakeLab, mode: Mode) -> None:
+    """Its call was passed on to an MCP server of ours, which must not go on with it for nobody."""
+    lab = make_lab()
+    server = ["/usr/bin/env", "-C", str(ROOT), sys.executable, "-m", "tests.support.mcp_server"]
+    docs = {"kind": "mcp", "command": server, "allow": ["never"], "risk": "net", "timeout": "9m"}
+    declare(lab, tools={"docs": docs})
+    begun, taken_back = lab.folder / "begun", lab.folder / "taken back"
+    with lab.serve() as service:
+        await until(lambda: "docs__never" in offered_by(service), "the server's tool is offered")
+        async with agent(service, None, mode) as client:
+            arguments = {"begun": str(begun), "taken_back": str(taken_back)}
+            waiting = asyncio.create_task(client.call_tool("docs__never", arguments))
+            await until(lambda: there(begun), "it has begun")
+        await asyncio.gather(waiting, return_exceptions=True)
+        await until(lambda: there(taken_back), "it is taken back")
+
+
 def server_at(url: str) -> dict[str, Any]:
     return {"kind": "mcp", "url": f"{url}/mcp", "allow": "all", "risk": "net"}
 
