@@ -12,12 +12,13 @@ from app.api import pages, served
 from app.api.auth import Actor, Auth
 from app.api.auth import Scope as Needs
 from app.api.errors import Answer, answer_for
-from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
+from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, RerankFields, read_fields
 from app.api.keep_alive import keep_alive_s
 from app.api.kinds import require_kind
 from app.api.media import admit_media
+from app.api.ranked import documents_to_return, with_documents
 from app.api.wire import Receive, Scope, Send
-from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
+from app.errors import AirLabError, BadRequestError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
 from app.fleet.lease import Lease, Waiting, with_lease
 from app.fleet.refusals import cannot_start
@@ -33,14 +34,17 @@ _STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"
 class Generation(NamedTuple):
     """A route that llama-server answers."""
 
-    fields: type[ChatFields] | type[CompletionFields] | type[EmbeddingFields]
+    fields: type[ChatFields] | type[CompletionFields] | type[EmbeddingFields] | type[RerankFields]
     kind: Kind
+    read: str = "messages"
+    """The field that may be too long for the model."""
 
 
 GENERATIONS = {
     "/v1/chat/completions": Generation(ChatFields, "chat"),
-    "/v1/completions": Generation(CompletionFields, "chat"),
-    "/v1/embeddings": Generation(EmbeddingFields, "embedding"),
+    "/v1/completions": Generation(CompletionFields, "chat", "prompt"),
+    "/v1/embeddings": Generation(EmbeddingFields, "embedding", "input"),
+    "/v1/rerank": Generation(RerankFields, "rerank", "documents"),
 }
 NEEDS = Needs.USE
 """The scope of every route here."""
@@ -97,12 +101,13 @@ class OpenAIApp:
             await admit_media(self._service.live.current.models[key], fields)
         keep_s, fields.keep_alive = keep_alive_s(fields.keep_alive), None
         fields.model = self._service.live.current.models[key].upstream_name
+        documents = documents_to_return(fields)
         body = msgspec.json.encode(fields)
         deadline_s = time.monotonic() + _WAIT_S
 
         async def work(lease: Lease) -> None:
             reply.waited()
-            await self._pass_on(lease, path, body, reply)
+            await self._pass_on(lease, path, body, reply, documents)
 
         await with_lease(
             self._service.fleet,
@@ -139,15 +144,23 @@ class OpenAIApp:
         require_kind(snapshot.models[key], kind)
         return key
 
-    async def _pass_on(self, lease: Lease, path: str, body: bytes, reply: _Reply) -> None:
+    async def _pass_on(self, lease: Lease, path: str, body: bytes, reply: _Reply, documents: list[str] | None) -> None:
         async with await lease.upstream.send(path, body) as answer:
             if answer.status != 200:
-                raise await answer.refused()
+                raise _about(GENERATIONS[path].read, await answer.refused())
             answer.require_json()
             if answer.is_stream:
                 await _pass_stream_on(answer, reply)
             else:
-                await reply.whole(200, _JSON, await answer.read())
+                whole = await answer.read()
+                await reply.whole(200, _JSON, whole if documents is None else with_documents(whole, documents))
+
+
+def _about(field: str, error: AirLabError) -> AirLabError:
+    """The error, naming this field where it names one: who made it knew no route."""
+    if isinstance(error, BadRequestError) and error.param is not None:
+        error.param = field
+    return error
 
 
 async def _pass_stream_on(answer: upstream.Answer, reply: _Reply) -> None:

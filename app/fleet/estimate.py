@@ -176,7 +176,7 @@ def _items(demand: Demand, facts: GgufFacts, layout: Layout, fit: Fit) -> Iterat
     if run.mmproj is not None:
         yield from _projector(demand.projector, run.mmproj.size_bytes, fit)
     if cache.output_bytes:
-        yield Item("outputs of texts to embed", RAM, cache.output_bytes, grows=True)
+        yield Item("outputs of texts read whole", RAM, cache.output_bytes, grows=True)
     if cache.checkpoint_bytes:
         yield Item("saved windows", RAM, cache.checkpoint_bytes, grows=True)
     yield Item("old prompts", RAM, fit.cache_ram_mib * MIB, grows=True)
