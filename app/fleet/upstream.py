@@ -320,9 +320,7 @@ def refusal(status: int, body: bytes, *, server: str = Upstream.server) -> AirLa
     if "too large to process" in message:
         # A text to embed, or a query with a document, longer than a batch; the advice is a flag that no client can set.
         text = message.partition(" is too large")[0]
-        limits = (
-            "with `kind: [embedding]` or `[rerank]` that is its context_length, where it chats too 1024 tokens"
-        )
+        limits = "with `kind: [embedding]` or `[rerank]` that is its context_length, where it chats too 1024 tokens"
         return BadRequestError(f"{text} is longer than what this model reads at once; {limits}", param="input")
     if 400 <= status < 500 or _CLIENTS_FAULT.search(message):
         return BadRequestError(f"{server} refused the request: {message}")

@@ -1,4 +1,4 @@
-"""Every answer that is no completion: models, properties, token counts, vectors, ranks, metrics. No clock, no socket."""
+"""Every answer that is no completion: models, properties, counts, vectors, ranks, metrics. No clock, no socket."""
 
 from __future__ import annotations
 

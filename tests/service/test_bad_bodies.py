@@ -12,6 +12,7 @@ ROUTES = {
     CHAT: b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "seed": %b}',
     "/v1/completions": b'{"prompt": "x", "max_tokens": 1, "seed": %b}',
     "/v1/embeddings": b'{"input": %b}',
+    "/v1/rerank": b'{"query": "x", "documents": ["y", %b]}',
     "/model/switch": b'{"model_key": %b}',
     "/chat": b'{"messages": [], "temperature": %b}',
     "/command": b'{"command": %b}',
