@@ -80,6 +80,20 @@ def embeddings(client: httpx.Client) -> str:
     return f"{len(vector)} numbers"
 
 
+def rerank(client: httpx.Client) -> str:
+    """Texts put in order, where there is a model for it."""
+    found = _checked(client.get("/models")).json()
+    there = {model["key"] for model in found["models"] if model["exists"] and not model["problem"]}
+    ranks = [model["id"] for model in found["data"] if "rerank" in model["capabilities"] and model["id"] in there]
+    if not ranks:
+        return "no model here ranks"
+    asked = {"model": ranks[0], "query": "a greeting", "documents": ["hello", "a stone"]}
+    results = _checked(client.post("/v1/rerank", json=asked)).json()["results"]
+    if sorted(result["index"] for result in results) != [0, 1]:
+        raise WrongAnswerError(f"not the two documents, but {results}")
+    return f"{ranks[0]}, best first: {[result['index'] for result in results]}"
+
+
 def _said(text: str) -> str:
     if not text:
         raise WrongAnswerError("not a word")
@@ -88,7 +102,7 @@ def _said(text: str) -> str:
 
 def main() -> int:
     """Ask all of it; the exit code."""
-    asks: list[Callable[[httpx.Client], str]] = [health, models, chat, streamed_chat, completions, embeddings]
+    asks: list[Callable[[httpx.Client], str]] = [health, models, chat, streamed_chat, completions, embeddings, rerank]
     key = os.environ.get("AIRLAB_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=URL, headers=headers, timeout=MODEL_START_LIMIT_S, trust_env=False) as client:

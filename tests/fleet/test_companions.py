@@ -24,7 +24,7 @@ FILES: Mapping[str, bytes] = {
     "lora.gguf": minimal_adapter(),
     "half.gguf": with_tokens()[:-40],
     "ranks.gguf": gguf({"general.architecture": "bert"}, [Tensor("cls.weight")]),
-    "embeds.gguf": gguf({"general.architecture": "bert", "bert.pooling_type": 4}),
+    "embeds.gguf": minimal_gguf(general__architecture="bert", bert__pooling_type=4),
     "part.gguf": minimal_gguf(split__count=2),
 }
 SpecOf = Callable[..., ModelSpec]
