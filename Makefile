@@ -4,6 +4,7 @@
 BIN := .venv/bin
 PYTHON ?=
 export PYTHON
+WORKERS ?= 2
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,8 +18,8 @@ setup-dev: ## install what tests and checks need, too
 run: setup ## start AirLab on http://127.0.0.1:8080; more arguments: ARGS="--port 9000"
 	@exec $(BIN)/airlab serve $(ARGS)
 
-test: setup-dev ## run the tests; some of them: ARGS="tests/manifest -k alias"
-	@exec $(BIN)/python -m pytest $(ARGS)
+test: setup-dev ## run the tests, two files at a time; some of them: WORKERS=0 ARGS="tests/manifest -k alias"
+	@exec $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 
 engine: ## compile the pinned llama-server into .llama/, where airlab finds it; needs g++ and ten minutes
 	@scripts/engine.sh all .llama

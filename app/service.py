@@ -15,6 +15,7 @@ from app.chat.chat import Chat
 from app.devices.mounts import in_container
 from app.engines.kinds import engines_for
 from app.errors import DrainingError, ManifestError, SettingsError, StorageError
+from app.fleet import ring
 from app.fleet.fleet import Fleet
 from app.fleet.states import Limits
 from app.gate import Gate
@@ -119,7 +120,7 @@ class Service:
         self.toolbox = Toolbox(self.journal, [spec.entry for spec in builtin_tools().values()])
         headers = HeaderCache()
         inputs = first_inputs(loaded, settings, host, closed=closed, headers=headers, read_headers=False)
-        self.servers = McpServers(self.journal, settings.folder)
+        self.servers = McpServers(self.journal, settings.folder, headers={ring.HEADER.decode(): ring.OWN})
         self.reload = Reload(inputs, self.fleet, self.toolbox, self.servers, self.journal, headers=headers)
         self.downloads = Downloads(settings, self.journal, self.reload.look_again)
         self.previews = Previews(settings)

@@ -14,19 +14,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from app.devices.resident import resident
 from app.engines.base import Fit, RunSpec, WeightsId
 from app.engines.command import launch_for
-from app.fleet.estimate import Demand, Draft, estimate
+from app.fleet.estimate import OUTPUTS, Demand, Draft, estimate
 from app.manifest.engine_sections import NativeEngineSection
 from app.units import format_bytes
 from app.weights.gguf import read_header
 from bench.load import Target, ask_json
 from bench.projectors import PROJECTORS, write_projector
+from bench.rerankers import RERANKERS, write_reranker
 from bench.shapes import SHAPES, write_shape
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -86,16 +87,32 @@ def case(
     return Case(what, demand, Fit(context, slots, 0, 1))
 
 
+def ranking(each: Case) -> Case:
+    """The same for a reranker."""
+    run = replace(each.demand.run, kinds=frozenset({"rerank"}))
+    return replace(each, demand=replace(each.demand, run=run))
+
+
 def measure(server: Path, run: RunSpec, fit: Fit, folder: Path) -> int:
-    """Resident bytes of a llama-server that was started so, after one prompt of a full batch."""
+    """Resident bytes of a llama-server that was started so, after one prompt, or one pair, of a full batch."""
     socket = folder / "e.sock"
     launch = launch_for("m", run, socket=socket, environment=os.environ, fit=fit)
     with _running((str(server), *launch.arguments), socket) as pid:
-        tokens = min(fit.context_length - 16, 520)
-        ask_json(Target(socket), "/completion", {"prompt": [_TOKEN] * tokens, "n_predict": 1})
+        if "rerank" in run.kinds:
+            pair = {"query": "w1", "documents": ["w1 " * (fit.context_length - 16)]}
+            ask_json(Target(socket), "/v1/rerank", pair)
+        else:
+            tokens = min(fit.context_length - 16, 520)
+            ask_json(Target(socket), "/completion", {"prompt": [_TOKEN] * tokens, "n_predict": 1})
         found = resident(pid)
         assert found is not None
         return found.resident_bytes
+
+
+def predict(each: Case) -> int:
+    """What that should be: nothing of what grows, but for the outputs of the pair."""
+    made = estimate(each.demand, each.fit)
+    return made.at_start_bytes() + sum(item.size_bytes for item in made.items if item.what == OUTPUTS)
 
 
 @contextlib.contextmanager
@@ -123,7 +140,7 @@ def _running(argv: tuple[str, ...], socket: Path) -> Iterator[int]:
 
 
 def cases(folder: Path) -> Iterator[Case]:
-    """The embedded model over everything, then other shapes, a draft model and projectors over a little."""
+    """The embedded model over everything, then other shapes, a draft model, projectors and rerankers over a little."""
     for context, slots, cache_type in product(CONTEXTS, SLOTS, CACHE_TYPES):
         yield case("embedded model", MODEL, context, slots, cache_type)
     for shape in SHAPES:
@@ -140,6 +157,11 @@ def cases(folder: Path) -> Iterator[Case]:
         write_projector(projector, eye)
         for context, slots in ((512, 1), (4096, 4)):
             yield case(projector.name, MODEL, context, slots, "f16", eye=eye)
+    for reranker in RERANKERS:
+        file = folder / f"{reranker.name}.gguf"
+        write_reranker(reranker, file)
+        for context, slots in ((512, 1), (2048, 4), (reranker.context, 1)):
+            yield ranking(case(reranker.name, file, context, slots, "f16"))
 
 
 def main() -> int:
@@ -157,7 +179,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for each in cases(folder):
-            predicted = estimate(each.demand, each.fit).at_start_bytes()
+            predicted = predict(each)
             run, fit = each.demand.run, each.fit
             measured = measure(Path(given), run, fit, folder)
             off = predicted / measured - 1

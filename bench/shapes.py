@@ -31,6 +31,8 @@ class Shape:
     experts_used: int = 0
     key_length: int = 0
     """0: the embedding divided by the heads."""
+    labels: tuple[str, ...] = ()
+    """What a reranker of Qwen's kind chooses between; none: it generates alone."""
 
     @property
     def head_size(self) -> int:
@@ -70,6 +72,9 @@ def write_shape(shape: Shape, path: Path) -> None:
     if shape.experts:
         writer.add_expert_count(shape.experts)
         writer.add_expert_used_count(shape.experts_used)
+    if shape.labels:
+        writer.add_pooling_type(gguf.PoolingType.RANK)
+        writer.add_classifier_output_labels(shape.labels)
     if shape.architecture == "llama":
         writer.add_rope_dimension_count(shape.head_size)
     _add_tokenizer(writer, shape.vocabulary)
@@ -110,6 +115,8 @@ def _tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
         "token_embd": (shape.vocabulary, shape.embedding),
         "output_norm": (shape.embedding,),
     }
+    if shape.labels:
+        tensors["cls.output"] = (len(shape.labels), shape.embedding)
     for layer in range(shape.layers):
         parts: dict[str, tuple[int, ...]] = {
             "attn_norm": (shape.embedding,),
@@ -125,8 +132,9 @@ def _tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
             parts |= {"ffn_up_exps": (shape.experts, *wide), "ffn_down_exps": (shape.experts, *narrow)}
         else:
             parts |= {"ffn_gate": wide, "ffn_up": wide, "ffn_down": narrow}
-        if shape.architecture == "gemma3":
+        if shape.architecture in {"gemma3", "qwen3"}:
             parts |= {"attn_q_norm": (shape.head_size,), "attn_k_norm": (shape.head_size,)}
+        if shape.architecture == "gemma3":
             parts |= {"post_attention_norm": (shape.embedding,), "post_ffw_norm": (shape.embedding,)}
         tensors |= {f"blk.{layer}.{name}": size for name, size in parts.items()}
     return tensors

@@ -98,6 +98,20 @@ def count_tokens(client: httpx.Client) -> str:
     return f"{_checked(client.post('/v1/messages/count_tokens', json=asked)).json()['input_tokens']} tokens"
 
 
+def rerank(client: httpx.Client) -> str:
+    """Texts put in order, where there is a model for it."""
+    found = _checked(client.get("/models")).json()
+    there = {model["key"] for model in found["models"] if model["exists"] and not model["problem"]}
+    ranks = [model["id"] for model in found["data"] if "rerank" in model["capabilities"] and model["id"] in there]
+    if not ranks:
+        return "no model here ranks"
+    asked = {"model": ranks[0], "query": "a greeting", "documents": ["hello", "a stone"]}
+    results = _checked(client.post("/v1/rerank", json=asked)).json()["results"]
+    if sorted(result["index"] for result in results) != [0, 1]:
+        raise WrongAnswerError(f"not the two documents, but {results}")
+    return f"{ranks[0]}, best first: {[result['index'] for result in results]}"
+
+
 def _said(text: str) -> str:
     if not text:
         raise WrongAnswerError("not a word")
@@ -106,7 +120,7 @@ def _said(text: str) -> str:
 
 def main() -> int:
     """Ask all of it; the exit code."""
-    asks: list[Callable[[httpx.Client], str]] = [health, models, chat, streamed_chat, completions, embeddings]
+    asks: list[Callable[[httpx.Client], str]] = [health, models, chat, streamed_chat, completions, embeddings, rerank]
     asks += [responses, messages, count_tokens]
     key = os.environ.get("AIRLAB_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}

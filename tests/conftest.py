@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 
@@ -19,6 +20,12 @@ hypothesis_settings.load_profile("unhurried")
 
 MakeLab = Callable[..., Lab]
 _SHARED = {"small": {"kind": ["chat", "embedding"], "aliases": ["org/small:q4"]}}
+
+
+def pytest_configure() -> None:
+    """In the background SIGINT is ignored, under nohup SIGHUP, by all that is started here too: tests send both."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

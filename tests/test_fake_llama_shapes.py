@@ -40,6 +40,7 @@ EXACT: list[tuple[str, dict[str, Any] | None]] = [
     ("/v1/chat/completions", TOO_LONG),
     ("/v1/completions", {}),
     ("/v1/embeddings", {"input": "a"}),
+    ("/v1/rerank", {"query": "a", "documents": ["a"]}),
     ("/metrics", None),
     ("/nowhere", None),
 ]
@@ -55,6 +56,14 @@ EMBEDDINGS: list[tuple[str, dict[str, Any] | None]] = [
     ("/v1/embeddings", {"input": "a", "encoding_format": "base64"}),
     ("/v1/embeddings", {}),
     ("/v1/embeddings", {"input": "a", "encoding_format": "zip"}),
+]
+RANKS: list[tuple[str, dict[str, Any] | None]] = [
+    ("/v1/rerank", {"query": "a b", "documents": ["a", "b", "c"]}),
+    ("/v1/rerank", {"query": "a b", "documents": ["a", "b", "c"], "top_n": 1, "return_documents": True}),
+    ("/v1/rerank", {"query": "a"}),
+    ("/v1/rerank", {"documents": ["a"]}),
+    ("/v1/rerank", {"query": "a", "documents": []}),
+    ("/v1/rerank", {"query": "a", "documents": [{"text": "a"}]}),
 ]
 
 
@@ -122,3 +131,10 @@ def test_answers_have_the_fields_and_types_of_the_real_ones(tmp_path: Path) -> N
         running(fake, model, tmp_path / "fe.sock", *pooled) as fake_http,
     ):
         assert answers(fake_http, EMBEDDINGS) == answers(real_http, EMBEDDINGS)
+    # Any model ranks, if nobody looks into its file first.
+    ranks = (*small, "--embeddings", "--pooling", "rank")
+    with (
+        running(Path(REAL), model, tmp_path / "rr.sock", *ranks) as real_http,
+        running(fake, model, tmp_path / "fr.sock", *ranks) as fake_http,
+    ):
+        assert answers(fake_http, RANKS) == answers(real_http, RANKS)

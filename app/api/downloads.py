@@ -56,16 +56,20 @@ async def cancel_pull(request: Request[Any, Any, Any], name: FromPath[str]) -> d
 
 
 async def fetch_first(service: Service, name: str, *, actor: str) -> None:
-    """Have a model's files on disk, if they can be downloaded and are not there.
+    """Have a model's files on disk, those that go with it too, if they can be downloaded and are not there.
 
     Raises as a download does, and before anything comes that would be for nothing: where the model can never fit into
     this host's memory, or its file cannot be used.
     """
     snapshot = service.live.current
     spec = snapshot.models[snapshot.key_of(name)]
-    if not spec.can_be_downloaded:
+    if spec.can_be_downloaded:
+        first = partial(_refuse_useless, service, spec)
+    elif spec.lacks_companion:
+        first = None  # small beside what is there already
+    else:
         return
-    job = service.downloads.start(spec.key, spec.section, actor=actor, first=partial(_refuse_useless, service, spec))
+    job = service.downloads.start(spec.key, spec.section, actor=actor, first=first)
     await service.downloads.finished(job)
 
 

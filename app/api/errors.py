@@ -15,6 +15,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, NotFoundException
 
 from app import errors
+from app.api.queries import refusal_of
 
 log = logging.getLogger("airlab")
 
@@ -93,7 +94,7 @@ def litestar_handler(request: Request[Any, Any, Any], exc: Exception) -> Respons
     """Litestar's exception handler for everything, its own exceptions included."""
     if isinstance(exc, NotFoundException):
         exc = errors.RouteNotFoundError(f"there is no {request.url.path:.100}; /schema shows what there is")
-    answer = _of_litestar(exc) if isinstance(exc, HTTPException) else answer_for(_ours(exc))
+    answer = _of_litestar(request, exc) if isinstance(exc, HTTPException) else answer_for(_ours(exc))
     content = {"error": answer.error, "detail": answer.error["message"]}
     return Response(content, status_code=answer.status, headers=answer.headers, media_type="application/json")
 
@@ -105,11 +106,11 @@ def _ours(exc: Exception) -> Exception:
     return exc
 
 
-def _of_litestar(exc: HTTPException) -> Answer:
+def _of_litestar(request: Request[Any, Any, Any], exc: HTTPException) -> Answer:
     type_ = "invalid_request_error" if exc.status_code < 500 else "server_error"
-    problems = exc.extra if isinstance(exc.extra, list) else []
-    texts = [f"{p.get('key')}: {p.get('message')}" for p in problems if isinstance(p, dict)]
-    param = next((str(p["key"]) for p in problems if isinstance(p, dict) and "key" in p), None)
+    problems = [each for each in exc.extra if isinstance(each, dict)] if isinstance(exc.extra, list) else []
+    texts = [refusal_of(request, each) for each in problems]
+    param = next((str(each["key"]) for each in problems if "key" in each), None)
     headers = {name.lower(): value for name, value in (exc.headers or {}).items()}
     return Answer(exc.status_code, _error("; ".join(texts) or exc.detail, type_, param=param), headers)
 

@@ -182,10 +182,29 @@ class EmbeddingFields(_Fields, kw_only=True):
     dimensions: Positive | None = None
 
 
-Fields = ChatFields | CompletionFields | EmbeddingFields
+class Document(Struct):
+    """A text to rank, as some clients wrap it; llama-server takes it bare alone."""
+
+    text: str
+
+
+class RerankFields(_Fields, kw_only=True):
+    """The body of /v1/rerank."""
+
+    query: Annotated[str, Meta(min_length=1)]
+    documents: Annotated[list[str | Document], Meta(min_length=1, max_length=1000)]
+    """Plain texts once the body was read."""
+    top_n: Positive | None = None
+    return_documents: bool | None = None
+    """Answered by AirLab: llama-server has no such thing."""
+
+
+Fields = ChatFields | CompletionFields | EmbeddingFields | RerankFields
 _F = TypeVar("_F", bound=Fields)
 _S = TypeVar("_S", bound=Struct)
 _WHERE = re.compile(r" - at `\$\.?(.*)`$")
+_MOST_PAIRED_CHARS = 4_000_000
+"""A query of 4000 characters with 1000 documents."""
 _MISSING = re.compile(r"missing required field `(.*?)`")
 
 
@@ -198,6 +217,8 @@ def read_fields(body: bytes, kind: type[_F]) -> _F:
     fields = decode_body(body, kind)
     if isinstance(fields, ChatFields):
         _check_messages(fields.messages)
+    if isinstance(fields, RerankFields):
+        _settle_documents(fields)
     return fields
 
 
@@ -210,6 +231,18 @@ def decode_body(body: bytes, kind: type[_S]) -> _S:
         raise BadRequestError(_WHERE.sub("", text), param=_field_at_fault(text)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequestError(f"the body is no valid JSON: {exc}") from exc
+
+
+def _settle_documents(fields: RerankFields) -> None:
+    # llama-server keeps the query's tokens once for each document: a long one with many would fill its memory.
+    count, together = len(fields.documents), len(fields.query) * len(fields.documents)
+    if together > _MOST_PAIRED_CHARS:
+        message = (
+            f"a query of {len(fields.query)} characters with {count} documents is {together} characters to read, and "
+            f"{_MOST_PAIRED_CHARS} are the most; send fewer documents at once, or a shorter query"
+        )
+        raise BadRequestError(message, param="query")
+    fields.documents = [each.text if isinstance(each, Document) else each for each in fields.documents]
 
 
 def _field_at_fault(text: str) -> str | None:

@@ -39,7 +39,7 @@ _JUDGED = frozenset(
 _ALLOWED_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _ALLOWED_HEADERS = (
     b"Authorization, Content-Type, x-api-key, anthropic-version, anthropic-beta,"
-    b" anthropic-dangerous-direct-browser-access"
+    b" anthropic-dangerous-direct-browser-access, mcp-protocol-version, mcp-method, mcp-name"
 )
 # openai's clients send a handful of these, named anew with every release.
 _STAINLESS = re.compile(rb"x-stainless-[a-z0-9-]{1,64}")
@@ -55,7 +55,7 @@ class EdgePolicy:
     """Origins whose pages may call us, besides our own."""
     body_limit_bytes: int = MIB
     body_limits_bytes: Mapping[str, int] = field(
-        default_factory=lambda: {"/v1": 8 * MIB, "/chat": 8 * MIB, "/tools": 8 * MIB}
+        default_factory=lambda: {"/v1": 8 * MIB, "/chat": 8 * MIB, "/tools": 8 * MIB, "/mcp": 8 * MIB}
     )
     """Limits of their own for these paths and all below them."""
     header_limit_bytes: int = 32 * KIB

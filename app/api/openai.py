@@ -13,14 +13,15 @@ from app.api import pages, retold, served
 from app.api.auth import Actor, Auth
 from app.api.auth import Scope as Needs
 from app.api.errors import answer_for
-from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
+from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, RerankFields, read_fields
 from app.api.keep_alive import keep_alive_s
 from app.api.kinds import require_kind
 from app.api.media import admit_media, media_in
+from app.api.ranked import documents_to_return, with_documents
 from app.api.reply import JSON, Reply
 from app.api.retold import DIALECTS, Dialect
 from app.api.wire import Receive, Scope, Send
-from app.errors import AirLabError, RouteNotFoundError, WrongMethodError
+from app.errors import AirLabError, BadRequestError, RouteNotFoundError, WrongMethodError
 from app.fleet import upstream
 from app.fleet.lease import Lease, with_lease
 from app.fleet.refusals import cannot_start
@@ -34,14 +35,17 @@ _WAIT_S = 540.0
 class Generation(NamedTuple):
     """A route that llama-server answers."""
 
-    fields: type[ChatFields] | type[CompletionFields] | type[EmbeddingFields]
+    fields: type[ChatFields] | type[CompletionFields] | type[EmbeddingFields] | type[RerankFields]
     kind: Kind
+    read: str = "messages"
+    """The field that may be too long for the model."""
 
 
 GENERATIONS = {
     "/v1/chat/completions": Generation(ChatFields, "chat"),
-    "/v1/completions": Generation(CompletionFields, "chat"),
-    "/v1/embeddings": Generation(EmbeddingFields, "embedding"),
+    "/v1/completions": Generation(CompletionFields, "chat", "prompt"),
+    "/v1/embeddings": Generation(EmbeddingFields, "embedding", "input"),
+    "/v1/rerank": Generation(RerankFields, "rerank", "documents"),
 }
 NEEDS = Needs.USE
 """The scope of every route here."""
@@ -103,10 +107,11 @@ class OpenAIApp:
         if isinstance(fields, ChatFields):
             await admit_media(self._service.live.current.models[key], media_in(fields))
         keep_s = self._prepare(key, fields)
+        documents = documents_to_return(fields)
         body = msgspec.json.encode(fields)
 
         async def work(lease: Lease) -> None:
-            await self._pass_on(lease, path, body, reply)
+            await self._pass_on(lease, path, body, reply, documents)
 
         await self._leased(key, work, reply, keep_s)
 
@@ -169,15 +174,23 @@ class OpenAIApp:
         require_kind(snapshot.models[key], kind)
         return key
 
-    async def _pass_on(self, lease: Lease, path: str, body: bytes, reply: Reply) -> None:
+    async def _pass_on(self, lease: Lease, path: str, body: bytes, reply: Reply, documents: list[str] | None) -> None:
         async with await lease.upstream.send(path, body) as answer:
             if answer.status != 200:
-                raise await answer.refused()
+                raise _about(GENERATIONS[path].read, await answer.refused())
             answer.require_json()
             if answer.is_stream:
                 await _pass_stream_on(answer, reply)
             else:
-                await reply.whole(200, JSON, await answer.read())
+                whole = await answer.read()
+                await reply.whole(200, JSON, whole if documents is None else with_documents(whole, documents))
+
+
+def _about(field: str, error: AirLabError) -> AirLabError:
+    """The error, naming this field where it names one: who made it knew no route."""
+    if isinstance(error, BadRequestError) and error.param is not None:
+        error.param = field
+    return error
 
 
 async def _pass_stream_on(answer: upstream.Answer, reply: Reply) -> None:

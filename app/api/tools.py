@@ -21,7 +21,9 @@ from app.gate import Offer
 from app.live.guards import in_force
 from app.manifest.problems import nearest
 from app.messages import ToolCall, ToolResult
+from app.policy.rules import Policy
 from app.service import Service
+from app.tools.base import ToolSpec
 
 _HARMLESS = frozenset({"read", "net"})
 """Risks of tools that a key for using models may call by hand, too."""
@@ -70,19 +72,32 @@ async def call_tool(
     service: Service = request.app.state.owner.service
     service.refuse_if_stopping()
     actor = request.scope["state"]["actor"]
-    known = service.gate.policy.tools
-    if name not in known:
-        meant = nearest(name, tuple(known))
-        hint = f"; did you mean {meant}?" if meant else ""
-        raise ToolNotFoundError(f"no tool {name[:80]!r} is in force{hint}; there are {', '.join(known) or 'none'}")
-    if known[name].risk not in _HARMLESS or known[name].kind == "command":
-        request.app.state.owner.auth.require(actor, Scope.ADMIN)
+    request.app.state.owner.auth.require(actor, needed_for(found(service.gate.policy, name)))
     call = ToolCall(f"call_{secrets.token_hex(6)}", name, json.dumps(data.arguments))
     run = partial(_run, service, call, actor.name, offers_approvals=data.approvals)
     if data.stream:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         return Stream(_server_sent(run), media_type="text/event-stream", headers=headers)
     return Response(_told(await run(lambda _: None)))
+
+
+def found(policy: Policy, name: str) -> ToolSpec:
+    """The tool of that name.
+
+    Raises:
+        ToolNotFoundError: None in force has it; the message names the nearest.
+    """
+    if name in policy.tools:
+        return policy.tools[name]
+    meant = nearest(name, tuple(policy.tools))
+    hint = f"; did you mean {meant}?" if meant else ""
+    there_are = ", ".join(policy.tools) or "none"
+    raise ToolNotFoundError(f"no tool {name[:80]!r} is in force{hint}; there are {there_are}")
+
+
+def needed_for(spec: ToolSpec) -> Scope:
+    """What a caller needs whose calls no conversation shows: the admin key for what changes something or runs."""
+    return Scope.USE if spec.risk in _HARMLESS and spec.kind != "command" else Scope.ADMIN
 
 
 def _shown(offer: Offer) -> dict[str, Any]:

@@ -61,9 +61,14 @@ def bench(options: argparse.Namespace) -> int:
                 for figure in figures:
                     measured.append(figure)
                     _say(f"{_told(figure)}: {figure.generate_per_s} tokens/s")
+        except KeyboardInterrupt:
+            if not measured:
+                _say("stopped before anything was measured: nothing is kept")
+            raise
         finally:
             if measured:
                 run = book.keep(measured, at_s=time.time(), host=_host(), note=options.note)
+                _say(f"figures kept as run {run}: {len(measured)}; `airlab bench --show` prints them")
         if run is None:
             raise AirLabError("nothing was measured; why is said above")
     kept = book.last(runs=options.runs, models=options.models)
@@ -107,10 +112,13 @@ def _measured(options: argparse.Namespace, settings: Settings, plan: Plan) -> Ge
 
 
 def _as_they_are(client: httpx.Client, wanted: Sequence[str], plan: Plan) -> Iterator[Measured]:
-    """Models with the numbers that AirLab gives them."""
-    entries = {entry["key"]: entry for entry in read(client.get("/models"))["models"]}
+    """Models with the numbers that AirLab gives them; where none is named, all that chat."""
+    found = read(client.get("/models"))
+    entries = {entry["key"]: entry for entry in found["models"]}
     _require_known(wanted, tuple(entries))
-    keys = wanted or [key for key, entry in entries.items() if entry["exists"] and entry["problem"] is None]
+    chat = {entry["id"] for entry in found["data"] if "chat" in entry["capabilities"]}
+    there = [key for key, entry in entries.items() if entry["exists"] and entry["problem"] is None]
+    keys = wanted or [key for key in there if key in chat]
     progress = _Progress(len(keys))
     for key in keys:
         progress.begin(key)
@@ -121,7 +129,8 @@ def _as_they_are(client: httpx.Client, wanted: Sequence[str], plan: Plan) -> Ite
 def _each_load(lab: BenchLab, options: argparse.Namespace, plan: Plan) -> Iterator[Measured]:
     """Every model with every context and number of slots; what cannot be had is said, and left out."""
     _require_known(options.models, tuple(lab.models))
-    keys = options.models or [key for key, model in lab.models.items() if model.on_disk]
+    there = [key for key, model in lab.models.items() if model.on_disk]
+    keys = options.models or [key for key in there if "chat" in lab.models[key].section.kind]
     loads = [(key, one) for key in keys for one in combinations(options.contexts, options.slots)]
     progress = _Progress(len(loads))
     for key, one in loads:

@@ -72,6 +72,9 @@ class Benchbook:
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Before SQLite would make it: its journal takes over the file's mode.
+            self._file.touch(mode=0o600)
+            self._file.chmod(0o600)
             with closing(sqlite3.connect(self._file, timeout=5)) as db:
                 db.executescript(_SCHEMA)
                 _bring_up_to_date(db)

@@ -31,7 +31,7 @@ def serve(options: argparse.Namespace) -> int:
     """Serve until a signal or /shutdown; 0 when everything was stopped and nothing is left."""
     settings = read_settings(host=options.host, port=options.port, profile=options.profile)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    for chatty in ("httpx", "httpx2", "watchfiles"):
+    for chatty in ("httpx", "httpx2", "mcp", "watchfiles"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     service, trouble = _first_service(settings)
     if trouble is not None and options.strict:

@@ -76,15 +76,20 @@ def launch_for(
 
 
 def batch_tokens(kinds: frozenset[Kind], context_length: int) -> int:
-    """Tokens that are worked on at once."""
-    if "embedding" not in kinds:
+    """Tokens that are worked on at once; a text that is read whole, and a query with a document, must fit in."""
+    if not reads_whole(kinds):
         return BATCH_TOKENS
-    return context_length if kinds == {"embedding"} else min(context_length, _SHARED_EMBEDDING_TOKENS)
+    return min(context_length, _SHARED_EMBEDDING_TOKENS) if "chat" in kinds else context_length
+
+
+def reads_whole(kinds: frozenset[Kind]) -> bool:
+    """Whether it has to have a whole text before it before anything comes of it."""
+    return "embedding" in kinds or "rerank" in kinds
 
 
 def _batches(run: RunSpec, fit: Fit) -> dict[str, int]:
     tokens = batch_tokens(run.kinds, fit.context_length)
-    return {"--batch-size": tokens} | ({"--ubatch-size": tokens} if "embedding" in run.kinds else {})
+    return {"--batch-size": tokens} | ({"--ubatch-size": tokens} if reads_whole(run.kinds) else {})
 
 
 def _devices(run: RunSpec, fit: Fit, *, computed: bool) -> dict[str, str | int]:
@@ -156,9 +161,10 @@ def arguments(
     flags = [part for adapter in run.adapters for part in ("--lora", _whole(place_of(adapter)))]
     flags += ["--no-mmproj-offload"] if run.mmproj is not None and fit.gpu_layers == 0 else []
     flags += ["--no-webui", "--offline"]
-    if "embedding" in run.kinds:
-        # Serves embeddings and chat; without it /v1/embeddings answers 501.
-        flags += ["--embeddings", "--pooling", "mean"]
+    if reads_whole(run.kinds):
+        # Serves embeddings and chat; without it /v1/embeddings answers 501. With rank, which is what --reranking stands
+        # for, /v1/rerank is served, and nothing else may be asked for.
+        flags += ["--embeddings", "--pooling", "rank" if "rerank" in run.kinds else "mean"]
     return (*(str(part) for pair in pairs.items() for part in pair), *flags)
 
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import logging
 import socket
 import time
 from pathlib import Path
@@ -20,15 +19,13 @@ from app.devices.gpus import Answer, parse_nvidia_smi
 from app.engines.base import Exit, Launch
 from app.engines.command import as_written
 from app.engines.container import section_of, spec_digest
+from app.engines.watched import Activity, Lines, WatchedContainer
 from app.engines.wire import HEARTBEAT_S, LINE_BYTES, exit_of, line_of, numbers_of, raise_error
 from app.errors import EngineAwayError, EngineError, LauncherRefusedError
-
-log = logging.getLogger("airlab")
 
 _CALL_S = 60.0
 """A start is several calls of the launcher to Docker, of 10 s at most each."""
 _CONNECT_S = 5.0
-_LOOK_S = 0.5
 _AWAY_S = 1.0
 _GPUS_S = 12.0
 _COMING_UP_S, _KNOCK_S = 3.0, 0.05
@@ -181,78 +178,28 @@ class Link:
                 answer.set_exception(why)
 
 
-class LaunchedRunning:
-    """A container that the launcher keeps for us; fulfils ``Running``."""
-
-    pid: int | None = None
-    fallback_because: str | None = None
+class LaunchedRunning(WatchedContainer):
+    """A container that the launcher keeps for us."""
 
     def __init__(self, link: Link, key: str, instance: str, told: dict[str, Any]) -> None:
         """Use ``LaunchedEngine.start``."""
-        self.socket = Path(str(told["socket"]))
-        self.container: str | None = str(told["container"])
-        self._link, self._key, self._instance = link, key, instance
-        self._activity: tuple[float, ...] | None = None
-        self._lines: tuple[str, ...] = ()
-        self._looked_s = 0.0
-        self._looking: asyncio.Task[None] | None = None
-        self._exit = asyncio.create_task(self._until_ended())
-        self._stopping: asyncio.Task[bool] | None = None
-        self._is_gone = False
+        self._link, self._instance = link, instance
+        super().__init__(key, str(told["container"]), Path(str(told["socket"])))
 
-    def activity(self) -> tuple[float, ...] | None:
-        """As of the last look, and looks anew."""
-        self._look_anew()
-        return self._activity
+    async def _see(self) -> tuple[Activity | None, Lines]:
+        told = await self._link.ask(op="look", instance=self._instance)
+        activity = None if told["activity"] is None else tuple(map(float, told["activity"]))
+        return activity, tuple(map(str, told["last_lines"]))
 
-    def last_lines(self) -> tuple[str, ...]:
-        """The end of its log: as of the last look, and looks anew."""
-        self._look_anew()
-        return self._lines
-
-    async def exited(self) -> Exit:
-        """Wait for its end."""
-        return await asyncio.shield(self._exit)
-
-    async def stop(self, *, grace_s: float) -> bool:
-        """Have it stopped and removed; True once the launcher says that there is none."""
-        if self._stopping is None or self._stopping.done():
-            self._stopping = asyncio.create_task(self._stop(grace_s))
-        return await asyncio.shield(self._stopping)
-
-    async def _stop(self, grace_s: float) -> bool:
+    async def _ended(self) -> Exit:
         try:
-            self._is_gone = bool((await self._link.ask(op="stop", instance=self._instance, grace_s=grace_s))["gone"])
-        except EngineError as exc:
-            log.warning("cannot stop the container of %s: %s", self._key, exc.message)
-            return False
-        return self._is_gone
+            return exit_of(await self._link.ask(limit_s=None, op="wait", instance=self._instance))
+        except LauncherRefusedError:
+            # One that was started anew has removed what its predecessor had started.
+            return Exit(-9, (*self._lines, "the launcher was started anew, and removed its container"))
 
-    def _look_anew(self) -> None:
-        now_s = time.monotonic()
-        if (self._looking is None or self._looking.done()) and now_s - self._looked_s > _LOOK_S and not self._is_gone:
-            self._looked_s = now_s
-            self._looking = asyncio.create_task(self._look())
-
-    async def _look(self) -> None:
-        try:
-            told = await self._link.ask(op="look", instance=self._instance)
-        except EngineError:
-            self._activity = None  # what was seen last is no sign of standing still
-            return
-        self._lines = tuple(map(str, told["last_lines"]))
-        self._activity = None if told["activity"] is None else tuple(map(float, told["activity"]))
-
-    async def _until_ended(self) -> Exit:
-        while True:
-            try:
-                return exit_of(await self._link.ask(limit_s=None, op="wait", instance=self._instance))
-            except LauncherRefusedError:
-                # One that was started anew has removed what its predecessor had started.
-                return Exit(-9, (*self._lines, "the launcher was started anew, and removed its container"))
-            except EngineError as exc:
-                log.warning("cannot watch the container of %s: %s", self._key, exc.message)
-                await asyncio.sleep(_AWAY_S)
+    async def _remove(self, grace_s: float) -> bool:
+        return bool((await self._link.ask(op="stop", instance=self._instance, grace_s=grace_s))["gone"])
 
 
 def gpus_through(place: Path) -> Answer:

@@ -59,11 +59,8 @@ def _problems(model: ModelSection, own: OverrideSection, base: GgufFacts | None,
     for check, what, name in checks:
         file = weights.files.get(name)
         if file is None:
-            pull = (
-                ""
-                if not model.hf_repo or check is _adapter
-                else "; `airlab models pull` fetches it if its hf_repo has it"
-            )
+            fetched = bool(model.hf_repo) and check is not _adapter
+            pull = "; `airlab models pull`, or a switch to it, fetches it if its hf_repo has it" if fetched else ""
             yield f"its {what} is not on disk; to fix: put it at models/{name}{pull}"
         elif file.problem is not None:
             yield file.problem

@@ -27,6 +27,9 @@ RAM = "RAM"
 SOME_GPU = "GPU"
 """A GPU of which nobody could say how much memory it has."""
 
+OUTPUTS = "outputs of texts read whole"
+"""What grows with the longest text that is embedded, or ranked."""
+
 _PROCESS_BYTES, _TOKEN_BYTES, _MERGE_BYTES = 19 * MIB, 160, 200
 """Program and libraries; then the vocabulary's tables."""
 _CUDA_CONTEXT_BYTES, _CUDA_HOST_BYTES = 600 * MIB, 250 * MIB
@@ -176,7 +179,7 @@ def _items(demand: Demand, facts: GgufFacts, layout: Layout, fit: Fit) -> Iterat
     if run.mmproj is not None:
         yield from _projector(demand.projector, run.mmproj.size_bytes, fit)
     if cache.output_bytes:
-        yield Item("outputs of texts to embed", RAM, cache.output_bytes, grows=True)
+        yield Item(OUTPUTS, RAM, cache.output_bytes, grows=True)
     if cache.checkpoint_bytes:
         yield Item("saved windows", RAM, cache.checkpoint_bytes, grows=True)
     yield Item("old prompts", RAM, fit.cache_ram_mib * MIB, grows=True)

@@ -17,8 +17,9 @@ HEADER = b"x-airlab-via"
 MOST_HOPS = 3
 """A request is passed on so often at most; a longer chain is more likely a ring that lost its header on the way."""
 
-_OWN = secrets.token_hex(8)
-"""Drawn anew at each start: it says nothing of this host, and no request outlives the process that passes it on."""
+OWN = secrets.token_hex(8)
+"""This AirLab's id. Drawn anew at each start: it says nothing of this host, and no request outlives the process that
+passes it on."""
 _ID = re.compile(r"[0-9a-f]{16}")
 _came_through: ContextVar[str] = ContextVar("came_through", default="")
 # A variable of the request's context, and no argument: between the edge and the connection lie the queue, the turn and
@@ -28,6 +29,11 @@ _came_through: ContextVar[str] = ContextVar("came_through", default="")
 def came_through(header: bytes) -> None:
     """Keep what the request of this task came with in its header; empty for none."""
     _came_through.set(header.decode("latin-1"))
+
+
+def is_passed_on() -> bool:
+    """Whether an AirLab sent the request of this task, this one or another."""
+    return bool(_came_through.get())
 
 
 def require_no_ring(model: str) -> None:
@@ -40,7 +46,7 @@ def require_no_ring(model: str) -> None:
     ids = _ids()
     if any(not _ID.fullmatch(each) for each in ids):
         raise BadRequestError("X-AirLab-Via is AirLab's own header; send none", param="X-AirLab-Via")
-    if _OWN in ids:
+    if OWN in ids:
         raise RingError(
             f"{model} is not passed on: this request came through this AirLab before, so servers have models of each "
             "other in a ring; to fix: let one of them run the model itself"
@@ -54,7 +60,7 @@ def require_no_ring(model: str) -> None:
 
 def way() -> str:
     """The header's value for what is passed on for the request of this task."""
-    return ", ".join([*_ids(), _OWN])
+    return ", ".join([*_ids(), OWN])
 
 
 def _ids() -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.engines.base import Fit, RunSpec
-from app.engines.command import batch_tokens
+from app.engines.command import batch_tokens, reads_whole
 from app.manifest.schema import CacheType
 from app.weights.gguf import GgufFacts
 from app.weights.layout import Layout
@@ -62,10 +62,12 @@ class Cache:
         self._cells = _rounded(fit.context_length)
         window = facts.sliding_window or 0
         self._window_cells = min(self._cells, _rounded(window + self._batch))
-        self._has_outputs = "embedding" in run.kinds
+        self._has_outputs = reads_whole(run.kinds)
 
     def bytes_of(self, layers: range) -> int:
         """The cache of these layers, for all slots."""
+        if self._facts.only_reads:
+            return 0
         cells = (self._window_cells if self._layout.windowed[layer] else self._cells for layer in layers)
         sizes = (self._token_bytes(layer) * count for layer, count in zip(layers, cells, strict=True))
         return int(sum(sizes) * self._fit.slots)
@@ -87,8 +89,14 @@ class Cache:
 
     @property
     def output_bytes(self) -> int:
-        """For a model that embeds, the whole vocabulary for each token of a text: in the buffers, and as result."""
-        return self._batch * 4 * max(0, 2 * self._layout.tokens - self._widest) if self._has_outputs else 0
+        """For texts read whole, the whole vocabulary for each token: in the buffers, and as result.
+
+        A model that foretells no token fills neither, and llama-server makes room for the result all the same.
+        """
+        if not self._has_outputs:
+            return 0
+        tokens = self._layout.tokens
+        return self._batch * 4 * (tokens if self._facts.only_reads else max(0, 2 * tokens - self._widest))
 
     @property
     def _widest(self) -> int:

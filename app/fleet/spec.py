@@ -15,7 +15,7 @@ from app.fleet.dropped import dropped_models
 from app.manifest.engine_sections import DockerEngineSection, EngineSection
 from app.manifest.schema import Manifest, ModelSection, Numa, OverrideSection, RemoteSection, ToolMode
 from app.weights.gguf import GgufFacts
-from app.weights.inventory import Inventory
+from app.weights.inventory import Inventory, WeightsFile
 from app.weights.preview import Preview
 
 _T = TypeVar("_T")
@@ -81,6 +81,12 @@ class ModelSpec:
     def can_be_downloaded(self) -> bool:
         """Whether it is not on disk, and could be."""
         return self.run.weights is None and bool(self.section.hf_repo or self.section.download_url)
+
+    @property
+    def lacks_companion(self) -> bool:
+        """Whether its projector or its draft model is not on disk, and could be in the repository that it is from."""
+        lacks = (self.section.mmproj and not self.companions.mmproj) or (self.draft_name and not self.companions.draft)
+        return bool(lacks and self.section.hf_repo)
 
     @property
     def upstream_name(self) -> str:
@@ -165,7 +171,23 @@ def _problem(model: ModelSection, profile: ProfileChoice, weights: Inventory) ->
         )
     if file.facts and file.facts.kind not in {None, "model"}:
         return f"{model.filename} holds no model: it says that it is of the type {file.facts.kind!r}"
-    return companion_problem(model, _own(model, profile), file.facts, weights)
+    return _kind_problem(model, file) or companion_problem(model, _own(model, profile), file.facts, weights)
+
+
+def _kind_problem(model: ModelSection, file: WeightsFile) -> str | None:
+    """Why it cannot serve what the manifest says; llama-server would load it, and answer with nonsense or an error."""
+    if file.facts is None:
+        return None
+    name = file.id.path.name
+    if "rerank" in model.kind and file.facts.ranks is False:
+        return (
+            f"{name} is no reranker, or one that was badly converted: it lacks the head that makes scores (the tensor "
+            "cls.weight or cls.output.weight); to fix: take another file, or delete `kind: [rerank]`"
+        )
+    if file.facts.only_reads and set(model.kind) == {"chat"}:
+        fix = "rerank" if file.facts.ranks else "embedding"
+        return f"{name} ({file.facts.architecture}) writes no text; to fix: say what it serves, `kind: [{fix}]`"
+    return None
 
 
 def _run_spec(

@@ -318,10 +318,10 @@ def refusal(status: int, body: bytes, *, server: str = Upstream.server) -> AirLa
         text = f"this model's maximum context length is {error.n_ctx} tokens; {message}"
         return ContextTooLongError(text, prompt_tokens=error.n_prompt_tokens, context_tokens=error.n_ctx)
     if "too large to process" in message:
-        # A text to embed that is longer than a batch; the advice is a flag that no client can set.
+        # A text to embed, or a query with a document, longer than a batch; the advice is a flag that no client can set.
         text = message.partition(" is too large")[0]
-        limits = "a model of `kind: [embedding]` alone takes its whole context, one that chats too 1024 tokens"
-        return BadRequestError(f"{text} is longer than this model embeds at once; {limits}", param="input")
+        limits = "with `kind: [embedding]` or `[rerank]` that is its context_length, where it chats too 1024 tokens"
+        return BadRequestError(f"{text} is longer than what this model reads at once; {limits}", param="input")
     if 400 <= status < 500 or _CLIENTS_FAULT.search(message):
         return BadRequestError(f"{server} refused the request: {message}")
     return EngineAnsweredError(f"{server} answered {status}: {message}")

@@ -107,6 +107,7 @@ def policy_for(
         allow_private=tuple(section.network.allow_private),
         ports=tuple(section.network.ports),
         turn_s=section.limits.turn,
+        mcp_server=section.mcp_server,
         wsl=wsl,
     )
     for index, problem in lint(policy, private):

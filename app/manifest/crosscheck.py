@@ -122,8 +122,8 @@ def _companions(manifest: Manifest, positions: Positions) -> list[Problem]:
     for key, model in manifest.models.items():
         for name in ("mmproj", "draft_model"):
             if getattr(model, name) and "chat" not in model.kind:
-                message = "is of no use to a model that only embeds texts"
-                fix = "delete this, or write `kind: [chat, embedding]`"
+                message = "is of no use to a model that does not chat"
+                fix = "delete this" + ("" if "rerank" in model.kind else ", or write `kind: [chat, embedding]`")
                 problems.append(positions.problem(("models", key, name), message, at_key=True, fix=fix))
         drafts = [model.draft_model, *(override.draft_model for override in model.on.values())]
         if model.draft_tokens and not any(name and name != NO_DRAFT for name in drafts):

@@ -53,6 +53,13 @@ def _folder_inside_models(value: str) -> str:
     return value
 
 
+def _ranks_alone(value: list[Kind]) -> list[Kind]:
+    # llama-server would answer with whatever lies in its memory when asked for embeddings (measured, b11434).
+    if "rerank" in value and len(set(value)) > 1:
+        raise ValueError("rerank stands alone; write [rerank], and a second model with the same filename for the rest")
+    return value
+
+
 ContextLength = Annotated[Tokens, Field(ge=512, le=1_048_576)]
 AUTO_TAGS = ("auto", "number")
 """What a setting may be that is a number or left to AirLab."""
@@ -79,7 +86,7 @@ DraftTokens = Annotated[int, Field(ge=1, le=64)]
 OptionalDraft = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f]+$"), AfterValidator(_draft_or_none)]
 """A draft model's file, or the word none."""
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
-Kind = Literal["chat", "embedding"]
+Kind = Literal["chat", "embedding", "rerank"]
 ToolMode = Literal["auto", "native", "guided"]
 Numa = Literal["off", "distribute", "per-node"]
 
@@ -139,7 +146,7 @@ class Tuning(Section):
     """Processor threads for generation; by default the cores less one, shared among max_loaded models."""
     parallel: AutoParallel | None = None
     """Conversations served at once (slots), each with the whole context_length; auto: up to 4, as memory allows."""
-    cache_type: CacheType | None = None
+    cache_type: Annotated[CacheType | None, Field(examples=["q8_0"])] = None
     """Data type of the KV cache; q8_0 halves it against f16."""
     numa: Numa | None = None
     """For hosts with several processors. distribute: spread threads and memory over all NUMA nodes; per-node: keep a
@@ -214,8 +221,8 @@ class ModelSection(Tuning):
     """Context in tokens, for each conversation; auto: as long as the model was trained for, as memory allows."""
     on: dict[ModelKey, OverrideSection] = {}
     """What is different on a host, by the name of its profile."""
-    kind: Annotated[list[Kind], Field(min_length=1)] = ["chat"]
-    """What it serves: chat, embedding, or both."""
+    kind: Annotated[list[Kind], Field(min_length=1), AfterValidator(_ranks_alone)] = ["chat"]
+    """What it serves: chat, embedding, or both; or rerank alone, for a model that says how well texts fit a query."""
     vram_estimate: str | None = None
     """How much memory to expect, in words."""
     recommended: bool = False

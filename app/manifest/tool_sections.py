@@ -306,6 +306,9 @@ class PolicySection(Section):
     offers nobody to ask (approvals: true), that is a no."""
     limits: ToolLimitsSection = ToolLimitsSection()
     """What a tool call may take."""
+    mcp_server: bool = False
+    """Offer the tools at /mcp (Model Context Protocol), to agents elsewhere that hold a key. Each call is judged,
+    confined and audited as any other."""
     reload_guard: bool = False
     """Ask before an edit comes into force that removes most models or allows tools more; POST /manifest/reload says
     how to confirm."""

@@ -30,6 +30,8 @@ def _reasons(old: Policy, new: Policy) -> Iterator[str]:
         yield "tools that only read would run where the kernel cannot confine them"
     if _STRICTNESS[new.destructive] < _STRICTNESS[old.destructive]:
         yield f"policy.destructive would go from {old.destructive} to {new.destructive}"
+    if new.mcp_server and not old.mcp_server:
+        yield "agents elsewhere would be offered the tools, at /mcp"
     yield from _opened(old, new)
     gone = [entry for entry in old.protected if entry not in new.protected]
     if gone:

@@ -49,6 +49,8 @@ class Policy:
     """TCP ports that may be contacted."""
     turn_s: float = 120.0
     """Seconds for all calls of one turn."""
+    mcp_server: bool = False
+    """Whether agents elsewhere are offered the tools, at /mcp."""
     wsl: bool = False
     """Whether /mnt/c and its like are Windows drives, where one file has many spellings."""
 

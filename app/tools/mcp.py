@@ -21,6 +21,7 @@ from app.errors import ToolError
 from app.journal import Fact, Journal, Trouble
 from app.manifest.tool_sections import McpServerSection
 from app.process import Child
+from app.tasks import all_ended
 from app.tools.base import SERVED, ToolSpec
 from app.tools.mcpoffer import WHY_CHARACTERS, answer, offered, short
 from app.units import format_duration
@@ -55,15 +56,24 @@ class McpLost(Trouble):
 class McpServers:
     """Keeps one connection to each server. No method but ``call`` and ``close`` waits for one."""
 
-    def __init__(self, journal: Journal, folder: Path = Path("/"), *, first_wait_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        folder: Path = Path("/"),
+        *,
+        first_wait_s: float = 1.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """Nothing is started before ``keep``.
 
         Args:
             journal: Learns of servers that come and go.
             folder: Where the programs of servers are started.
             first_wait_s: After a failure; it doubles, up to a minute.
+            headers: Sent to every server that has a URL, beside those of its section.
         """
         self._journal, self._folder, self._first_wait_s = journal, folder, first_wait_s
+        self._headers = headers or {}
         self._servers: dict[str, _Server] = {}
         self._specs: dict[str, ToolSpec] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -77,8 +87,9 @@ class McpServers:
                 ending.add_done_callback(self._ending.discard)
         for name, section in servers.items():
             if name not in self._servers:
-                self._servers[name] = _Server(name, section, self._journal, self._folder, self._renew)
-                self._servers[name].begin(self._first_wait_s)
+                server = _Server(name, section, self._journal, self._folder, self._headers, self._renew)
+                server.begin(self._first_wait_s)
+                self._servers[name] = server
         self._renew()
 
     def specs(self) -> Mapping[str, ToolSpec]:
@@ -116,8 +127,7 @@ class McpServers:
     async def close(self) -> None:
         """End every server; nothing is left when this returns."""
         self.keep({})
-        while self._ending:
-            await asyncio.gather(*self._ending)
+        await all_ended(self._ending)
 
     def _renew(self) -> None:
         found = {name: spec for server in self._servers.values() for name, spec in server.specs.items()}
@@ -129,12 +139,19 @@ class _Server:
     """One server, and the task that keeps it connected."""
 
     def __init__(
-        self, name: str, section: McpServerSection, journal: Journal, folder: Path, changed: Callable[[], None]
+        self,
+        name: str,
+        section: McpServerSection,
+        journal: Journal,
+        folder: Path,
+        headers: Mapping[str, str],
+        changed: Callable[[], None],
     ) -> None:
         self.section = section
         self.status = "connecting"
         self.specs: dict[str, ToolSpec] = {}
         self._name, self._journal, self._folder, self._changed = name, journal, folder, changed
+        self._headers = headers
         self._client: Client | None = None
         self._children: set[Child] = set()
         self._stir = asyncio.Event()
@@ -227,7 +244,7 @@ class _Server:
                 name: value if isinstance(value, str) else value.prefix + _from_environment(value.env)
                 for name, value in self.section.headers.items()
             }
-            way = wire.asked(self.section.url, headers)
+            way = wire.asked(self.section.url, {**headers, **self._headers})
         return way
 
     def _ended(self) -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from app.errors import ToolError
+from app.tasks import all_ended
 from app.tools.workers import UNFIT, Worker
 
 
@@ -65,8 +66,7 @@ class Pool:
         self._closed = True
         while self._warm:
             await _end(self._warm.popleft())
-        while self._burying:
-            await asyncio.gather(*self._burying)
+        await all_ended(self._burying)
 
     async def _when_up(self, starting: asyncio.Task[Worker]) -> Worker:
         try:

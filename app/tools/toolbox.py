@@ -17,12 +17,13 @@ from typing import Any
 
 from app.errors import ToolError
 from app.journal import Fact, Journal, Trouble
+from app.tasks import all_ended
 from app.tools.base import Confinement, ToolSpec, WorkerKind
 from app.tools.declared import RUNNERS
 from app.tools.nursery import Nursery
 from app.tools.pool import Pool
 from app.tools.walls import KINDS, PROBE, try_walls
-from app.tools.workers import UNFIT, Worker
+from app.tools.workers import UNASKED, UNFIT, Worker
 from app.units import format_duration
 
 _AT_ONCE = 4
@@ -208,12 +209,11 @@ class Toolbox:
         self.keep(())
         if self._trying is not None:
             await asyncio.wait({self._trying})
-        while self._ending:
-            await asyncio.gather(*self._ending, return_exceptions=True)
+        await all_ended(self._ending)
 
     async def _ask(self, tool: str, request: Mapping[str, Any], pool: Pool, timeout_s: float) -> dict[str, Any]:
-        """The answer of a worker that looked at things as they are now."""
-        for _ in range(self._size + 1):
+        """The answer of a worker that looked at things as they are now; the next is asked where one was gone before."""
+        for left in reversed(range(self._size + 1)):
             try:
                 worker = await pool.take()
             except ToolError:
@@ -232,6 +232,8 @@ class Toolbox:
             except ToolError as exc:
                 self._refuse_when_closed()
                 self._journal.note(WorkerDied(tool, exc.message))
+                if exc.code == UNASKED and left:
+                    continue
                 raise ToolError(f"{tool} broke off without an answer. Try another way.", code=exc.code) from exc
             finally:
                 self._running.discard(worker)

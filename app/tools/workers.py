@@ -21,6 +21,8 @@ _START_S, _END_S, _LAST_WORDS_S = 20.0, 5.0, 1.0
 
 UNFIT = "tools_unavailable"
 """The code of a failure that the next try would meet again: this system lacks what the worker needs."""
+UNASKED = "worker_gone"
+"""The code of a call that no worker heard of: another one may be asked without doing anything twice."""
 
 
 class Worker:
@@ -81,8 +83,11 @@ class Worker:
         """Send its one request, wait for its answer.
 
         Raises:
-            ToolError: ``worker_died``: it ended, or answered with what is no answer.
+            ToolError: ``worker_died``: it ended, or answered with what is no answer. ``UNASKED``: it had ended before,
+                so nothing was done.
         """
+        if self._reader.at_eof():
+            raise ToolError(await self._last_words(), code=UNASKED)
         with contextlib.suppress(OSError):  # that it is gone shows when it is heard
             self._writer.write(json.dumps(request).encode() + b"\n")
         return await self._hear()
@@ -97,6 +102,9 @@ class Worker:
         try:
             line = await self._reader.readuntil(b"\n")
             said = json.loads(line, parse_constant=_refuse)
+        except (BrokenPipeError, ConnectionResetError) as exc:
+            # Some of the request was not taken, or lay there unread; its last byte is what makes it one.
+            raise ToolError(await self._last_words(), code=UNASKED) from exc
         except (OSError, EOFError, ValueError, RecursionError, asyncio.LimitOverrunError) as exc:
             raise ToolError(await self._last_words(), code="worker_died") from exc
         if not isinstance(said, dict):

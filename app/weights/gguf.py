@@ -49,6 +49,15 @@ _BLOCKS = {
 # fmt: on
 
 
+_ONLY_READ = frozenset(
+    {"bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "modern-bert", "jina-bert-v2", "jina-bert-v3"}
+)
+"""Architectures for which llama.cpp makes no KV cache. Source: create_memory in its llama-model.cpp."""
+_RANK_HEADS = frozenset({"cls.weight", "cls.output.weight"})
+"""Tensors of which a reranker has one. Its pooling_type need not be said, and old files do not. Without either
+llama-server takes any number of the model's for a score, and says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class GgufFacts:
     """What a header says; None, or nothing, for what it does not."""
@@ -89,6 +98,13 @@ class GgufFacts:
     """What its tokens are; None for what has none."""
     projector: Projector | None = None
     """What it makes tokens of; None for what is no multimodal projector."""
+    ranks: bool | None = None
+    """Whether it has the head that makes a score of a query with a document; None where that may be in another part."""
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether it makes numbers of texts, and no texts: it keeps nothing of what it read, and foretells no token."""
+        return self.architecture in _ONLY_READ
 
     @property
     def is_adapter(self) -> bool:
@@ -182,6 +198,7 @@ def _facts(reader: Reader) -> GgufFacts:
         layout=layout_of(architecture, tensor_infos, numbers, parts=parts, texts=texts),
         vocabulary=vocabulary_of(said.values.get),
         projector=projector_of(said.values.get) if architecture == PROJECTOR else None,
+        ranks=None if is_part else any(tensor.name in _RANK_HEADS for tensor in tensor_infos),
     )
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, read_fields
+from app.api.fields import ChatFields, CompletionFields, EmbeddingFields, Fields, RerankFields, read_fields
 from app.errors import BadRequestError
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -87,6 +87,21 @@ def test_nulls_count_as_absent() -> None:
         (EmbeddingFields, {"input": []}, "input"),
         (EmbeddingFields, {"input": [-1]}, "input[0]"),
         (EmbeddingFields, {"input": "x", "encoding_format": "hex"}, "encoding_format"),
+        (RerankFields, {"documents": ["x"]}, "query"),
+        (RerankFields, {"query": "", "documents": ["x"]}, "query"),
+        (RerankFields, {"query": ["x"], "documents": ["x"]}, "query"),
+        (RerankFields, {"query": "x"}, "documents"),
+        (RerankFields, {"query": "x", "documents": "x"}, "documents"),
+        (RerankFields, {"query": "x", "documents": []}, "documents"),
+        (RerankFields, {"query": "x", "documents": ["x"] * 1001}, "documents"),
+        (RerankFields, {"query": "x", "documents": ["x", 7]}, "documents[1]"),
+        (RerankFields, {"query": "x", "documents": [None]}, "documents[0]"),
+        (RerankFields, {"query": "x", "documents": [{"title": "x"}]}, "documents[0].text"),
+        (RerankFields, {"query": "x", "documents": [{"text": ["x"]}]}, "documents[0].text"),
+        (RerankFields, {"query": "x", "documents": ["x"], "top_n": 0}, "top_n"),
+        (RerankFields, {"query": "x", "documents": ["x"], "top_n": -1}, "top_n"),
+        (RerankFields, {"query": "x", "documents": ["x"], "return_documents": "yes"}, "return_documents"),
+        (RerankFields, {"query": "x" * 4001, "documents": ["x"] * 1000}, "query"),
     ],
 )
 def test_refusal_names_the_field_at_fault(kind: type[Fields], body: dict[str, Any], param: str) -> None:
@@ -157,9 +172,17 @@ def test_texts_may_be_one_or_many_text_or_tokens(given: Any) -> None:
     assert sent(CompletionFields, prompt=given)["prompt"] == given
 
 
+def test_documents_are_bare_texts_once_they_were_read() -> None:
+    """llama-server takes no other; and what some clients send beside them does not go on."""
+    documents = ["a", {"text": "b", "id": 7}]
+    body = sent(RerankFields, query="q", documents=documents, texts=["c"], rank_fields=["title"], top_n=None)
+
+    assert body == {"query": "q", "documents": ["a", "b"]}
+
+
 @hypothesis.given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
-    for kind in (ChatFields, CompletionFields, EmbeddingFields):
+    for kind in (ChatFields, CompletionFields, EmbeddingFields, RerankFields):
         with suppress(BadRequestError):
             read_fields(body, kind)
 
@@ -169,13 +192,15 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=10,
 )
-_NAMES = st.sampled_from([*ChatFields.__struct_fields__, *CompletionFields.__struct_fields__, "input"])
+_NAMES = st.sampled_from(
+    [*ChatFields.__struct_fields__, *CompletionFields.__struct_fields__, "input", "query", "documents"]
+)
 
 
 @hypothesis.given(st.dictionaries(_NAMES, _JSON, max_size=4))
 def test_any_values_are_read_and_can_be_sent_or_are_refused(body: dict[str, Any]) -> None:
     """What passes must also encode: a value that cannot go on would be a 500."""
-    for kind in (ChatFields, CompletionFields, EmbeddingFields):
+    for kind in (ChatFields, CompletionFields, EmbeddingFields, RerankFields):
         try:
             fields = read_fields(json.dumps(body).encode(), kind)
         except BadRequestError:

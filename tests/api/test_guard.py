@@ -163,7 +163,8 @@ async def test_preflight_is_answered_on_any_route_without_asking_the_application
     assert "POST" in client.headers["access-control-allow-methods"]
     assert client.headers["access-control-allow-headers"] == (
         "Authorization, Content-Type, x-api-key, anthropic-version, anthropic-beta,"
-        " anthropic-dangerous-direct-browser-access, x-stainless-retry-count, x-stainless-os"
+        " anthropic-dangerous-direct-browser-access, mcp-protocol-version, mcp-method, mcp-name,"
+        " x-stainless-retry-count, x-stainless-os"
     )
 
 

@@ -82,10 +82,24 @@ def test_what_was_measured_before_an_interruption_is_kept(make_lab: MakeLab, cal
         assert any(line.startswith("[2 of 2]") for line in process.stderr)
         own = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
-        process.stderr.read()
+        assert "figures kept as run 1: 1; `airlab bench --show` prints them\n" in process.stderr.read()
         assert process.wait(BOUND_S) == 130
     assert psutil.wait_procs(own, BOUND_S)[1] == []
     assert [one["context_length"] for one in json.loads(call(lab, "bench", "--show", "--json").stdout)] == [512]
+    assert lab.engine_processes() == []
+
+
+def test_interruption_before_anything_was_measured_says_that_nothing_is_kept(make_lab: MakeLab, call: Call) -> None:
+    lab = make_lab("fake")
+    lab.fault("small", load_forever=True)
+    bench = ["env", "--default-signal", sys.executable, "-m", "app", "bench", "--contexts", "512", *QUICK]
+    with subprocess.Popen(bench, cwd=ROOT, env=lab.full_environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("[1 of 1]") for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "stopped before anything was measured: nothing is kept\n"
+        assert process.wait(BOUND_S) == 130
+    assert json.loads(call(lab, "bench", "--show", "--json").stdout) == []
     assert lab.engine_processes() == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,15 @@ def test_figures_come_back_as_they_were_kept(tmp_path: Path) -> None:
     assert (kept[0].at_s, kept[0].host, kept[0].note) == (1.0, "h", "before")
     assert [one.run for one in book.last(runs=1)] == [second]
     assert [one.measured for one in book.last(runs=5, models=["b"])] == [elsewhere]
+
+
+def test_figures_are_for_the_eyes_of_their_owner_alone(tmp_path: Path) -> None:
+    """As all that AirLab keeps; a file of an earlier version was readable by everybody."""
+    file = tmp_path / "bench.db"
+    for _ in range(2):
+        Benchbook(file).keep([FIGURE], at_s=1.0, host="h")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        file.chmod(0o644)
 
 
 def test_file_of_an_earlier_version_keeps_its_rows_and_takes_new_ones(tmp_path: Path) -> None:

@@ -79,6 +79,13 @@ def test_answer_as_json_has_the_same_facts(make_lab: MakeLab, call: Call) -> Non
     assert (section["key"], list(section["keys"])) == ("policy.roots[]", ["path", "access"])
 
 
+def test_example_of_a_cache_type_is_the_one_that_saves_memory(make_lab: MakeLab, call: Call) -> None:
+    """The first choice of the list takes twice the memory, and who reads this has too little."""
+    [setting, *_] = json.loads(call(make_lab(), "explain", "models.NAME.cache_type", "--json").stdout)["settings"]
+
+    assert setting["example"] == "cache_type: q8_0"
+
+
 def test_sections_of_several_kinds_are_shown_one_by_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

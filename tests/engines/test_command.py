@@ -76,6 +76,14 @@ def test_every_slot_has_the_whole_context() -> None:
     assert value_of("--ctx-size", arguments(context_length=4096, slots=3)) == str(3 * 4096)
 
 
+def test_reranker_is_started_with_rank_pooling_and_reads_its_whole_context_at_once() -> None:
+    """A query with a document must fit into one batch."""
+    given = arguments(kinds=frozenset({"rerank"}), context_length=2048, slots=2)
+
+    assert given[-3:] == ["--embeddings", "--pooling", "rank"]
+    assert (value_of("--batch-size", given), value_of("--ubatch-size", given)) == ("2048", "2048")
+
+
 @pytest.mark.parametrize(("layers", "said"), [(-1, "999"), (0, "0"), (33, "33")])
 def test_layers_on_the_gpu(layers: int, said: str) -> None:
     assert value_of("--n-gpu-layers", arguments(gpu_layers=layers)) == said

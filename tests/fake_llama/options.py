@@ -19,6 +19,7 @@ class Options:
     parallel: int
     slot_ctx_tokens: int
     embeddings: bool
+    pooling: str
     metrics: bool
 
 
@@ -42,5 +43,6 @@ def read_options(argv: Sequence[str]) -> Options:
         parallel=parallel,
         slot_ctx_tokens=ctx_tokens // parallel,
         embeddings="--embeddings" in argv or "--embedding" in argv,
+        pooling=value("--pooling"),
         metrics="--metrics" in argv,
     )

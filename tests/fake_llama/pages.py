@@ -1,4 +1,4 @@
-"""Every answer that is no completion: models, properties, token counts, embeddings, metrics. No clock, no socket."""
+"""Every answer that is no completion: models, properties, counts, vectors, ranks, metrics. No clock, no socket."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Pages:
             ("POST", "/apply-template"): lambda body: {"prompt": prompt_of("chat", body)},
             ("POST", "/chat/completions/input_tokens"): self._input_tokens,
             ("POST", "/embeddings"): self._embeddings,
+            ("POST", "/rerank"): self._rerank,
         }
 
     def metrics(self) -> str:
@@ -133,6 +134,25 @@ class Pages:
         data = [_embedding(index, item, form) for index, item in enumerate(inputs)]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return {"model": self._options.alias, "object": "list", "usage": usage, "data": data}
+
+    def _rerank(self, body: Body) -> Body:
+        if not (self._options.embeddings and self._options.pooling == "rank"):
+            raise Refusal(501, "This server does not support reranking. Start it with `--reranking`")
+        query, documents = body.get("query"), body.get("documents")
+        if query is None:
+            raise Refusal(400, '"query" must be provided')
+        if not (isinstance(documents, list) and documents and all(isinstance(each, str) for each in documents)):
+            raise Refusal(400, '"documents" must be a non-empty string array')
+        asked = {piece.strip() for piece in pieces(query)}
+        results: list[Body] = [
+            {"index": index, "relevance_score": float(sum(piece.strip() in asked for piece in pieces(document)))}
+            for index, document in enumerate(documents)
+        ]
+        results.sort(key=lambda result: result["relevance_score"], reverse=True)
+        tokens = sum(len(asked) + len(pieces(document)) for document in documents)
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        best = results[: body.get("top_n", len(results))]
+        return {"model": self._options.alias, "object": "list", "usage": usage, "results": best}
 
 
 def _embedding(index: int, item: Any, form: str) -> Body:

@@ -13,7 +13,7 @@ from app.devices.profiles import ProfileChoice
 from app.fleet.spec import ModelSpec, model_specs
 from app.manifest.schema import Manifest, ProfileSection
 from app.weights.inventory import take_inventory
-from tests.support.gguf import gguf, minimal_adapter, minimal_gguf, with_tokens
+from tests.support.gguf import Tensor, gguf, minimal_adapter, minimal_gguf, with_tokens
 
 FILES: Mapping[str, bytes] = {
     "m.gguf": with_tokens(),
@@ -23,6 +23,9 @@ FILES: Mapping[str, bytes] = {
     "dumb.gguf": minimal_gguf(),
     "lora.gguf": minimal_adapter(),
     "half.gguf": with_tokens()[:-40],
+    "ranks.gguf": gguf({"general.architecture": "bert"}, [Tensor("cls.weight")]),
+    "embeds.gguf": minimal_gguf(general__architecture="bert", bert__pooling_type=4),
+    "part.gguf": minimal_gguf(split__count=2),
 }
 SpecOf = Callable[..., ModelSpec]
 
@@ -94,6 +97,13 @@ def test_host_without_a_draft_model_does_not_miss_its_file(spec_of: SpecOf) -> N
         ({"draft_model": "stranger.gguf"}, "cannot guess tokens for this model: it has other tokens than the model; "),
         ({"adapters": ["eye.gguf"]}, "eye.gguf is no LoRA adapter"),
         (
+            {"filename": "embeds.gguf", "kind": ["rerank"]},
+            "embeds.gguf is no reranker, or one that was badly converted",
+        ),
+        ({"kind": ["rerank"]}, "m.gguf is no reranker"),
+        ({"filename": "ranks.gguf"}, "ranks.gguf (bert) writes no text; to fix: say what it serves, `kind: [rerank]`"),
+        ({"filename": "embeds.gguf"}, "writes no text; to fix: say what it serves, `kind: [embedding]`"),
+        (
             {"filename": "eye.gguf"},
             "eye.gguf holds no model: it is a multimodal projector; to fix: name it as `mmproj`",
         ),
@@ -104,6 +114,25 @@ def test_wrong_file_is_refused_with_words(spec_of: SpecOf, keys: dict[str, Any],
     problem = spec_of(**keys).problem
     assert problem is not None
     assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ranks.gguf", ["rerank"]),
+        ("ranks.gguf", ["embedding"]),
+        ("embeds.gguf", ["embedding"]),
+        ("embeds.gguf", ["chat", "embedding"]),
+        ("part.gguf", ["rerank"]),
+    ],
+)
+def test_file_that_may_serve_what_is_said_of_it_has_no_problem(spec_of: SpecOf, name: str, kind: list[str]) -> None:
+    """Of one in several parts, the head of a reranker may lie in another part."""
+    assert spec_of(filename=name, kind=kind).problem is None
+
+
+def test_kind_is_not_judged_before_the_header_was_read(spec_of: SpecOf) -> None:
+    assert spec_of(kind=["rerank"], read_headers=False).problem is None
 
 
 def test_unread_files_are_taken_for_what_they_should_be_and_named(spec_of: SpecOf) -> None:

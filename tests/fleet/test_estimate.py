@@ -8,10 +8,22 @@ from pathlib import Path
 import pytest
 
 from app.engines.base import Fit, WeightsId
-from app.fleet.estimate import MAX_IMAGE_PIXELS, MAX_MEDIA, RAM, Demand, Draft, Estimate, estimate, layers_on_gpu
+from app.fleet.estimate import (
+    MAX_IMAGE_PIXELS,
+    MAX_MEDIA,
+    OUTPUTS,
+    RAM,
+    Demand,
+    Draft,
+    Estimate,
+    estimate,
+    layers_on_gpu,
+)
 from app.units import GIB, MIB
 from app.weights.gguf import GgufFacts, read_header
+from bench.fit import case, predict, ranking
 from bench.projectors import PROJECTORS, ProjectorShape, write_projector
+from bench.rerankers import RERANKERS, RerankerShape, write_reranker
 from bench.shapes import SHAPES, Shape, write_shape
 from tests.support.models import SEVEN, demand, facts_of
 from tests.support.service import MODEL_FILE
@@ -87,6 +99,34 @@ def test_model_with_a_draft_model_takes_what_was_measured(
     run = replace(embedded.run, cache_type=cache_type, draft_model=embedded.run.weights)  # type: ignore[arg-type]
     asked = replace(embedded, run=run, draft=Draft(embedded.facts, embedded.weights_bytes))
     assert estimate(asked, Fit(context, slots, 0, 1)).at_start_bytes() / MIB == pytest.approx(mib, rel=0.1)
+
+
+RANKING = {
+    "reranker": [(512, 1, 139.3), (2048, 1, 349.1), (2048, 4, 349.5)],
+    "many-words": [(512, 1, 425.1), (2048, 4, 1329.8), (8192, 1, 5028.4)],
+}
+"""Rerankers that only read, after a pair as long as the context: context, slots, MiB."""
+
+
+@pytest.mark.parametrize("shape", RERANKERS, ids=lambda shape: shape.name)
+def test_reranker_takes_what_was_measured(shape: RerankerShape, tmp_path: Path) -> None:
+    """It keeps nothing of what it read, and its vocabulary counts for each token of the longest pair."""
+    file = tmp_path / "m.gguf"
+    write_reranker(shape, file)
+    for context, slots, mib in RANKING[shape.name]:
+        asked = ranking(case(shape.name, file, context, slots, "f16"))
+        items = {item.what: item for item in estimate(asked.demand, asked.fit).items}
+        assert items[OUTPUTS].grows
+        assert not any("KV cache" in what for what in items)
+        assert predict(asked) / MIB == pytest.approx(mib, rel=0.1)
+
+
+def test_reranker_that_could_also_write_takes_what_was_measured(tmp_path: Path) -> None:
+    """Of Qwen's kind; with 4 slots and a context of 2048."""
+    shape = Shape("q", "qwen3", layers=6, embedding=512, heads=8, kv_heads=2, vocabulary=60_000, labels=("yes", "no"))
+    write_shape(shape, tmp_path / "m.gguf")
+    asked = ranking(case("q", tmp_path / "m.gguf", 2048, 4, "f16"))
+    assert predict(asked) / MIB == pytest.approx(1058.9, rel=0.1)
 
 
 WITH_A_PROJECTOR = {"few patches": 163.1, "many patches": 195.6, "wide layers": 344.3}

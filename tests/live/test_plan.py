@@ -84,6 +84,7 @@ def test_model_that_comes_is_added_and_one_that_goes_is_removed(snap: Snap) -> N
         ("cache_type", "q8_0", "cache_type: not set -> q8_0"),
         ("numa", "distribute", "numa: off -> distribute"),
         ("kind", ["chat", "embedding"], "kinds: [chat] -> [chat, embedding]"),
+        ("kind", ["rerank"], "kinds: [chat] -> [rerank]"),
         ("on", {"first": {"n_ctx": "16k"}}, "context_length: 4096 -> 16384"),
     ],
 )

@@ -13,7 +13,7 @@ from tests.conftest import MakeLab
 from tests.support.browser import Browser, Element, running_browser
 from tests.support.gguf import minimal_gguf
 from tests.support.hub import Hub, running_hub
-from tests.support.service import ADMIN_KEY, BOUND_S, KEYS, USE_KEY, Lab, Service
+from tests.support.service import ADMIN_KEY, BOUND_S, KEYS, USE_KEY, Lab, Service, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -108,6 +108,28 @@ def test_download_moves_is_cancelled_and_goes_on(browser: Browser, make_lab: Mak
         row(browser, "tiny").find("[data-does=pull]").click()
         browser.until("!document.querySelector('li[data-name=tiny] [data-does=load]').hidden", "it is there")
         assert hub.files_asked[-1].range == "bytes=50000-"
+
+
+def test_downloads_that_fail_while_the_page_is_open_are_news(browser: Browser, make_lab: MakeLab, hub: Hub) -> None:
+    """What failed last week stands in its model's row, and is not shown anew each time that somebody opens the page."""
+    hub.repos.clear()
+    with lab_with_hub(make_lab, hub).serve() as service:
+        service.http.post("/models/tiny/pull").raise_for_status()
+        wait_until(lambda: service.http.get("/models/tiny/pull").json()["state"] == "failed", "the download has failed")
+        browser.open(service.url)
+        until_state(browser, "tiny", "stopped")
+        assert "its last download failed: " in row(browser, "tiny").text
+        assert not browser.find("#downloads").is_shown
+
+        row(browser, "tiny").find("[data-does=pull]").click()
+        browser.until("document.querySelector('#jobs li[data-name=tiny]')", "it is tried again")
+        browser.until("document.querySelector('#jobs .figures')?.textContent.includes('has no org')", "it fails again")
+        assert browser.find("#downloads").is_shown
+        assert "download failed" not in row(browser, "tiny").text
+
+        browser.open(service.url)
+        until_state(browser, "tiny", "stopped")
+        assert not browser.find("#downloads").is_shown
 
 
 def test_text_of_others_stays_text(browser: Browser, make_lab: MakeLab) -> None:

@@ -55,6 +55,12 @@ def test_tools_that_come_are_named() -> None:
     assert {"read_file", "list_contents"} == set(reason.rpartition(": ")[2].split(", "))
 
 
+def test_agents_elsewhere_that_are_let_in_are_told_of() -> None:
+    (reason,) = loosened(POLICY, replace(POLICY, mcp_server=True))
+    assert "/mcp" in reason
+    assert loosened(replace(POLICY, mcp_server=True), POLICY) == ()
+
+
 @pytest.mark.parametrize(
     ("roots", "reached"),
     [

@@ -15,6 +15,7 @@ ROUTES = {
     "/v1/responses": b'{"input": "x", "max_output_tokens": 1, "temperature": %b}',
     "/v1/messages": b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "temperature": %b}',
     "/v1/messages/count_tokens": b'{"messages": [{"role": "user", "content": %b}]}',
+    "/v1/rerank": b'{"query": "x", "documents": ["y", %b]}',
     "/model/switch": b'{"model_key": %b}',
     "/chat": b'{"messages": [], "temperature": %b}',
     "/command": b'{"command": %b}',

@@ -61,3 +61,18 @@ def test_bench_by_itself_starts_an_airlab_and_leaves_nothing(make_lab: MakeLab) 
     assert len(json.loads(done.stdout)) == 1
     assert not lab.engine_processes()
     assert not list(lab.folder.glob("airlab-bench-*"))
+
+
+def test_bench_of_all_models_leaves_those_out_that_do_not_chat(make_lab: MakeLab) -> None:
+    lab = make_lab("embedded", models={"small": {}, "vectors": {"kind": ["embedding"]}})
+    short = ("--prompts", "32", "--at-once", "1", "--tokens", "8", "--repeat", "1", "--json")
+    with lab.serve() as service:
+        done = lab.run("bench", *short, "--url", service.url)
+        named = lab.run("bench", "vectors", *short, "--url", service.url)
+    assert done.returncode == 0, done.stderr
+    assert [figure["model"] for figure in json.loads(done.stdout)] == ["small"]
+    assert named.returncode == 1
+    assert "vectors does not serve chat" in named.stderr
+    own = lab.run("bench", "--contexts", "512", *short)
+    assert own.returncode == 0, own.stderr
+    assert "vectors" not in own.stderr

@@ -53,6 +53,15 @@ def test_pages_show_examples() -> None:
     assert len([command for _, command in examples() if command.startswith("curl")]) >= 14
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_first_pages_say_where_the_program_lies_before_they_call_it_by_its_name(page: str) -> None:
+    """A fresh clone has no ``airlab`` on PATH."""
+    before, called, _ = (ROOT / page).read_text().partition("`airlab ")
+
+    assert called
+    assert "`.venv/bin/airlab`" in before
+
+
 @pytest.mark.parametrize(("place", "command"), [pytest.param(*pair, id=pair[0]) for pair in examples()])
 def test_example_answers_as_a_reader_expects(shipped: Service, place: str, command: str) -> None:
     """A reader pastes them one by one."""

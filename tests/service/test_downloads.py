@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from app.weights.embedded import MODEL_FILENAME
+from bench.projectors import PROJECTORS, write_projector
 from tests.conftest import MakeLab
 from tests.support.gguf import minimal_gguf
 from tests.support.hub import Hub, running_hub
@@ -53,6 +55,23 @@ def test_switch_downloads_what_is_not_there_and_then_serves_it(make_lab: MakeLab
         assert service.chat().raise_for_status().json()["choices"][0]["message"]["content"]
         assert entry(service)["exists"]
         assert entry(service)["download"]["state"] == "done"
+
+
+def test_switch_fetches_the_projector_that_its_model_lacks(make_lab: MakeLab, hub: Hub, tmp_path: Path) -> None:
+    write_projector(PROJECTORS[0], tmp_path / "eye.gguf")
+    hub.repos["org/eyes"] = {"sees-Q4_1.gguf": MODEL_FILE.read_bytes()}
+    models = {"small": {}, "sees": {"hf_repo": "org/eyes:Q4_1", "mmproj": "eye.gguf", "context_length": 1024}}
+    with make_lab("embedded", models=models, environment={"HF_ENDPOINT": hub.url}).serve() as service:
+        lacking = service.http.post("/model/switch", json={"model_key": "sees"})
+        assert "its multimodal projector is not on disk" in lacking.json()["error"]["message"]
+        hub.repos["org/eyes"]["eye.gguf"] = (tmp_path / "eye.gguf").read_bytes()
+        hub.asked.clear()
+
+        service.http.post("/model/switch", json={"model_key": "sees"}, timeout=60).raise_for_status()
+
+        assert entry(service, "sees")["modalities"] == ["text", "image"]
+        assert service.chat(model="sees").raise_for_status().json()["choices"][0]["message"]["content"]
+        assert {one.path.rpartition("/")[2] for one in hub.files_asked} == {"eye.gguf"}, "what is there is left alone"
 
 
 def test_model_field_never_downloads(make_lab: MakeLab, hub: Hub) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from app.devices.resident import resident
 from tests.conftest import MakeLab
-from tests.support.service import wait_until
+from tests.support.service import Service, wait_until
 
 ROOM = {"max_loaded": "auto", "memory": {"ram": "1500MiB"}, "n_threads": 1}
 
@@ -85,9 +85,32 @@ def test_other_numbers_are_judged_without_a_start(make_lab: MakeLab) -> None:
         assert fit()["fits"] is False
         assert fit(context_length=1024, parallel=3, cache_type="q8_0")["fits"] is True
         assert fit(context_length=1024, parallel=3)["parallel"] == 3
-        assert service.http.get("/models/small/fit", params={"context_length": 5}).status_code == 400
         assert service.http.get("/models/nobody/fit").status_code == 404
         assert service.model()["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("context_length=8k", "a whole number from 512 to 1048576 (tokens, for each conversation), and not '8k'"),
+        ("context_length=5", "a whole number from 512 to 1048576 (tokens, for each conversation), and not '5'"),
+        ("parallel=", "a whole number from 1 to 64 (conversations at once), and not ''"),
+        ("cache_type=q9", "one of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1, and not 'q9'"),
+        (f"within_s={'9' * 500}", f"a number from 0 to 10 (seconds to wait for a hub's answer), and not '{'9' * 40}'"),
+    ],
+)
+def test_number_that_cannot_be_asked_for_is_told_with_what_can(fake: Service, query: str, told: str) -> None:
+    """In words: a type of the program's says nothing to whoever wrote the query."""
+    answer = fake.http.get(f"/models/small/fit?{query}")
+    name = query.partition("=")[0]
+
+    assert answer.status_code == 400
+    assert answer.json()["error"] == {
+        "message": f"{name} must be {told}",
+        "type": "invalid_request_error",
+        "param": name,
+        "code": None,
+    }
 
 
 def test_open_numbers_are_found_at_the_start_and_shown(make_lab: MakeLab) -> None:

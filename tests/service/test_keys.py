@@ -82,7 +82,7 @@ def test_every_route_but_health_needs_a_key(fake: Service) -> None:
     paths = fake.http.get("/schema").json()["paths"]
     routes = [(method, path.replace("{name}", "small")) for path, methods in paths.items() for method in methods]
     routes += [("get", "/schema"), ("get", "/v1/models"), ("get", "/v1/models/small"), ("get", "/v1/nope")]
-    routes += [("post", path) for path in (CHAT, "/v1/completions", "/v1/embeddings")]
+    routes += [("post", path) for path in (CHAT, "/v1/completions", "/v1/embeddings", "/v1/rerank")]
     assert ("post", "/shutdown") in routes
 
     for method, path in routes:

@@ -8,11 +8,17 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import ToolAnnotations
 
 server = MCPServer("test")
+
+
+def _touch(file: str) -> None:
+    if file:
+        Path(file).touch()
 
 
 @server.tool(annotations=ToolAnnotations(read_only_hint=True))
@@ -52,9 +58,14 @@ def flood() -> str:
 
 
 @server.tool()
-async def never() -> str:
-    """Never answer."""
-    await asyncio.Event().wait()
+async def never(begun: str = "", taken_back: str = "") -> str:
+    """Never answer; make a file when it begins, and one when it is taken back."""
+    _touch(begun)
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        _touch(taken_back)
+        raise
     return ""
 
 

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import psutil
 import pytest
@@ -252,6 +254,7 @@ async def test_worker_that_is_killed_with_its_zygote_before_its_call_is_made_aga
         if next(deaths) == 0:
             zygote.kill()
             assert await gone([zygote])
+            select.select([worker._watch], [], [], BOUND_S)  # it goes with its zygote, and not at the same moment
         await get_ready(worker)
 
     monkeypatch.setattr(Worker, "get_ready", after_a_death)
@@ -259,6 +262,29 @@ async def test_worker_that_is_killed_with_its_zygote_before_its_call_is_made_aga
 
     assert await run(toolbox, SPECS["get_current_directory"], inside)
     assert next(deaths) >= 2
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+async def test_worker_that_is_gone_before_it_hears_of_its_call_is_replaced(
+    toolbox: Toolbox, inside: Confinement, monkeypatch: pytest.MonkeyPatch, is_seen: bool
+) -> None:
+    """It was ready, and died while nobody looked: nothing was done, so the call need not know."""
+    assert await run(toolbox, SPECS["get_current_directory"], inside)
+    ask, deaths = Worker.ask, itertools.count()
+
+    async def after_a_death(worker: Worker, request: Mapping[str, Any]) -> dict[str, Any]:
+        if next(deaths) == 0:
+            os.kill(worker.pid, signal.SIGKILL)
+            select.select([worker._watch], [], [], BOUND_S)
+            if is_seen:
+                wait = asyncio.create_task(worker._reader.read(1))
+                assert await asyncio.wait_for(wait, BOUND_S) == b""
+        return await ask(worker, request)
+
+    monkeypatch.setattr(Worker, "ask", after_a_death)
+
+    assert await run(toolbox, SPECS["get_current_directory"], inside)
+    assert next(deaths) == 2
 
 
 async def test_stopped_zygote_does_not_hold_up_the_end(toolbox: Toolbox, inside: Confinement) -> None:

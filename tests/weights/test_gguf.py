@@ -139,6 +139,7 @@ def test_everything_the_reference_writes_is_read(tmp_path: Path) -> None:
             windowed=(False, False),
             latent_length=0,
         ),
+        ranks=False,
     )
 
 

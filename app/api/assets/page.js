@@ -12,6 +12,7 @@ let isAdmin = null;                 // null: not known yet
 let entries = new Map(), seen = ""; // GET /models by key, and what they were read for
 const items = new WeakMap([$("devices"), $("jobs"), $("rows")].map((list) => [list, new Map()]));
 const openLogs = new Set();         // keys of models
+let old = null;                     // those whose download had failed before this page first looked
 let underway = 0;                   // buttons that were pressed and are not done
 let timer = null, isAsking = false, isWanted = false;
 
@@ -101,7 +102,9 @@ async function mayChange() {
 // Showing.
 
 function show(ps) {
-  const active = ps.models.filter((row) => row.download && (ACTIVE.has(row.download.state) || row.download.state === "failed"));
+  const failed = ps.models.filter((row) => row.download?.state === "failed").map((row) => row.key);
+  old = new Set(failed.filter((name) => old === null || old.has(name)));
+  const active = ps.models.filter((row) => ACTIVE.has(row.download?.state) || (failed.includes(row.key) && !old.has(row.key)));
   keep($("devices"), $("bar"), ps.memory, (device) => device.device, showDevice);
   keep($("jobs"), $("bar"), active, (row) => row.key, showDownload);
   keep($("rows"), $("row"), ps.models, (row) => row.key, (item, row) => showModel(item, row, ps.current));
@@ -161,7 +164,8 @@ function showModel(item, row, current) {
   const busy = runs ? [`${row.busy} of ${row.slots} slots busy`] : [];
   setText(part(item, ".use"), [...busy, ...(row.waiting ? [`${row.waiting} waiting`] : [])].join(", "));
   drawSlots(part(item, ".slots"), runs ? row.slots : 0, row.busy, row.waiting);
-  const trouble = row.message ?? entry.problem ?? "";
+  const last = old.has(row.key) && !entry.exists ? `its last download failed: ${row.download.message}` : "";
+  const trouble = row.message ?? entry.problem ?? last;
   setText(part(item, ".problem"), trouble);
   part(item, ".problem").hidden = !trouble;
   const isLoading = row.download !== null && ACTIVE.has(row.download.state);
@@ -216,6 +220,7 @@ function button(item, name, does, isShown) {
   found.setAttribute("aria-label", `${found.textContent} ${does === "log" ? "of " : ""}${name}`);
   found.onclick = does === "log" ? () => toggleLog(found, item, name) : () => {
     const [path, words] = DOES[does];
+    if (does === "pull") old.delete(name); // how this one ends is news
     act(found, "POST", `models/${encodeURIComponent(name)}/${path}`, `${name} ${words}`);
   };
 }

@@ -59,7 +59,7 @@ def _welcome(talk: Talk) -> None:
 
 def _choose(talk: Talk) -> None:
     show_menu(talk)
-    while True:
+    while not talk.leaving:
         try:
             with answering():
                 answer = talk.console.input("model (number or name; Enter keeps the current one): ").strip()
@@ -70,6 +70,9 @@ def _choose(talk: Talk) -> None:
             return
         if not answer:
             return
+        if answer.startswith("/"):
+            _do(talk, answer)
+            continue
         try:
             wanted = chosen(talk.models, answer)
             if not wanted.current or not wanted.loaded:

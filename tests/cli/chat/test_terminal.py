@@ -56,7 +56,7 @@ def scripted(make_lab: MakeLab) -> Lab:
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_menu_stream_and_commands_fill_the_screen_as_they_should(lab: Lab, service: Service, columns: int) -> None:
-    with chat(lab, service.url, columns=columns) as terminal:
+    with chat(lab, service.url, "--max-tokens", "48", columns=columns) as terminal:
         terminal.until("Enter keeps the current one")
         shown = terminal.lines
         assert shown[0] == f"AirLab at {service.url}"
@@ -97,6 +97,23 @@ def test_menu_stream_and_commands_fill_the_screen_as_they_should(lab: Lab, servi
         assert service.http.get("/health").json()["model_key"] == "small"
 
         terminal.type(CTRL_D)
+        assert terminal.ended() == 0
+
+
+def test_slash_commands_work_also_where_a_model_is_asked_for(lab: Lab, service: Service) -> None:
+    """A person who does not know what to choose asks for help there first."""
+    with chat(lab, service.url) as terminal:
+        for typed, expected in [
+            ("/help", "Ctrl-D leaves."),
+            ("/helth", "did you mean /health?"),
+            ("7", "'7' names no"),
+        ]:
+            terminal.until("Enter keeps the current one): ")
+            terminal.clear()
+            terminal.type(f"{typed}{ENTER}")
+            terminal.until(expected)
+        terminal.until("Enter keeps the current one): ")
+        terminal.type(f"/quit{ENTER}")
         assert terminal.ended() == 0
 
 
