@@ -21,6 +21,8 @@ from app.api.fields import (
     Tool,
     ToolFunction,
     WholeNumber,
+    check_arguments,
+    check_nesting,
     decode_body,
 )
 from app.api.media import Media
@@ -169,6 +171,7 @@ def _asked(fields: CountFields) -> Asked:
         thinking_budget_tokens=thinks.budget_tokens if thinks and thinks.type == "enabled" else None,
         response_format=_response_format(fields.output_config),
     )
+    check_nesting(chat)
     return Asked(chat, tuple(media), MessageTelling, "messages")
 
 
@@ -226,6 +229,7 @@ def _said(blocks: list[ContentBlock], where: str) -> ChatMessage:
             case "tool_use":
                 name, call_id = _needed(block.name, "name", at), _needed(block.id, "id", at)
                 arguments = msgspec.json.encode(block.input or {}).decode()
+                check_arguments(arguments, f"{at}.input")
                 calls.append(CalledTool(CalledFunction(name, arguments), call_id))
             case _:
                 raise not_served("an assistant's blocks", block.type, _BLOCKS, f"{at}.type")

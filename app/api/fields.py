@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app.api.keep_alive import KeepAlive
 from app.errors import BadRequestError
+from app.nesting import MOST_LEVELS, too_deep
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -202,6 +203,8 @@ class RerankFields(_Fields, kw_only=True):
 Fields = ChatFields | CompletionFields | EmbeddingFields | RerankFields
 _F = TypeVar("_F", bound=Fields)
 _S = TypeVar("_S", bound=Struct)
+_FREE = ("stream_options", "logit_bias", "json_schema", "response_format", "tool_choice", "chat_template_kwargs")
+"""Fields that hold whatever a client likes, besides the schemas of its tools."""
 _WHERE = re.compile(r" - at `\$\.?(.*)`$")
 _MOST_PAIRED_CHARS = 4_000_000
 """A query of 4000 characters with 1000 documents."""
@@ -217,6 +220,8 @@ def read_fields(body: bytes, kind: type[_F]) -> _F:
     fields = decode_body(body, kind)
     if isinstance(fields, ChatFields):
         _check_messages(fields.messages)
+    if isinstance(fields, Sampling):
+        check_nesting(fields)
     if isinstance(fields, RerankFields):
         _settle_documents(fields)
     return fields
@@ -231,6 +236,17 @@ def decode_body(body: bytes, kind: type[_S]) -> _S:
         raise BadRequestError(_WHERE.sub("", text), param=_field_at_fault(text)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequestError(f"the body is no valid JSON: {exc}") from exc
+
+
+def check_nesting(fields: Sampling) -> None:
+    """Raises BadRequestError where something that clients shape as they like is nested too deeply."""
+    free = [(name, getattr(fields, name, None)) for name in _FREE]
+    if isinstance(fields, ChatFields):
+        tools = enumerate(fields.tools or ())
+        free += [(f"tools[{number}].function.parameters", tool.function.parameters) for number, tool in tools]
+    for name, value in free:
+        if too_deep(value):
+            raise BadRequestError(f"{name} is nested more than {MOST_LEVELS} deep", param=name)
 
 
 def _settle_documents(fields: RerankFields) -> None:
@@ -273,9 +289,11 @@ def _check_calls(calls: list[CalledTool], where: str) -> None:
 def check_arguments(arguments: str, where: str) -> None:
     """Raises BadRequestError unless the arguments of a replayed call are JSON, or nothing at all."""
     try:
-        msgspec.json.decode(arguments or "{}")
+        decoded = msgspec.json.decode(arguments or "{}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequestError(f"the arguments of a tool call must be JSON as text: {exc}", param=where) from exc
+    if too_deep(decoded):
+        raise BadRequestError(f"the arguments of a tool call are nested more than {MOST_LEVELS} deep", param=where)
 
 
 def _check_parts(parts: list[Part], where: str) -> None:

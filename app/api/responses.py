@@ -23,6 +23,7 @@ from app.api.fields import (
     Tool,
     ToolFunction,
     check_arguments,
+    check_nesting,
     decode_body,
 )
 from app.api.media import Media
@@ -138,6 +139,7 @@ def read_response(body: bytes) -> Asked:
         reasoning_effort=fields.reasoning.effort if fields.reasoning else None,
         response_format=_response_format(fields.text.format if fields.text else None),
     )
+    check_nesting(chat)
     return Asked(chat, tuple(media), lambda model: ResponsesTelling(model, _echo(fields)), "input")
 
 

@@ -17,6 +17,7 @@ import msgspec
 from app.errors import BadRequestError
 from app.manifest.schema import ToolMode
 from app.messages import Message, ToolCall
+from app.nesting import too_deep
 from app.tools.base import ToolSpec
 
 NONE = "none"
@@ -137,10 +138,10 @@ def _sound(arguments: str) -> str:
     It is as strict as msgspec, and unlike json.loads: no NaN, no 1e999, no half of a surrogate pair.
     """
     try:
-        msgspec.json.decode(arguments, type=dict[str, Any])
+        is_sound = not too_deep(msgspec.json.decode(arguments, type=dict[str, Any]))
     except (ValueError, RecursionError):
-        return json.dumps({"not_json": arguments})
-    return arguments
+        is_sound = False
+    return arguments if is_sound else json.dumps({"not_json": arguments})
 
 
 def guided_messages(messages: Sequence[Message]) -> list[Message]:

@@ -48,6 +48,25 @@ def said(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
+DEEP = json.loads('{"a": ' * 200 + "1" + "}" * 200)
+CALLED = {"type": "tool_use", "id": "1", "name": "add", "input": DEEP}
+
+
+@pytest.mark.parametrize(
+    ("ask", "field", "value"),
+    [
+        (response, "tools", [{"type": "function", "name": "add", "parameters": DEEP}]),
+        (response, "text", {"format": {"type": "json_schema", "name": "x", "schema": DEEP}}),
+        (message, "tools", [{"name": "add", "input_schema": DEEP}]),
+        (message, "output_config", {"format": {"type": "json_schema", "schema": DEEP}}),
+        (message, "messages", [turn("assistant", CALLED)]),
+    ],
+)
+def test_what_clients_shape_freely_is_nested_only_so_deep(ask: Callable[..., Any], field: str, value: Any) -> None:
+    with pytest.raises(BadRequestError, match="nested more than 128 deep"):
+        ask(**{field: value})
+
+
 def test_response_of_a_text_is_a_chat_of_one_message() -> None:
     told = response(instructions="Be brief", max_output_tokens=7, temperature=0.5, stream=True, model="small")
 

@@ -137,6 +137,38 @@ def test_arguments_in_the_history_that_are_no_json_are_named(arguments: str) -> 
     assert len(error.message) < 300
 
 
+DEEP = json.loads('{"a": ' * 200 + "1" + "}" * 200)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": DEEP}}, "response_format"),
+        ("json_schema", DEEP, "json_schema"),
+        ("chat_template_kwargs", DEEP, "chat_template_kwargs"),
+        ("logit_bias", DEEP, "logit_bias"),
+        ("tool_choice", DEEP, "tool_choice"),
+        ("stream_options", DEEP, "stream_options"),
+        (
+            "tools",
+            [{"type": "function", "function": {"name": "add", "parameters": DEEP}}],
+            "tools[0].function.parameters",
+        ),
+        (
+            "messages",
+            calling(function={"name": "add", "arguments": json.dumps(DEEP)}),
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+    ],
+)
+def test_what_clients_shape_freely_is_nested_only_so_deep(field: str, value: Any, param: str) -> None:
+    """llama-server dies of a schema of 20,000 levels; Python's own bound was a thousand, and is ten thousand now."""
+    error = refusal(**{field: value})
+
+    assert error.param == param
+    assert "nested more than 128 deep" in error.message
+
+
 @pytest.mark.parametrize("arguments", ["{}", "", "null", '{"a": [1]}', "5"])
 def test_arguments_in_the_history_that_are_json_pass(arguments: str) -> None:
     assert sent(messages=calling(function={"name": "add", "arguments": arguments}))
