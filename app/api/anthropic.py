@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from app.api.anthropic_told import MessageTelling
 from app.api.dialect import Asked, Body, Name, content_of, image_part, not_served, only_tool
 from app.api.fields import (
+    MOST_MESSAGES,
     CalledFunction,
     CalledTool,
     ChatFields,
@@ -118,7 +119,7 @@ class OutputConfig(Struct):
 class CountFields(Body, kw_only=True):
     """The body of /v1/messages/count_tokens."""
 
-    messages: Annotated[list[Turn], Meta(min_length=1, max_length=10_000)]
+    messages: Annotated[list[Turn], Meta(min_length=1, max_length=MOST_MESSAGES)]
     system: str | Annotated[list[SystemBlock], Meta(max_length=1000)] | None = None
     tools: Annotated[list[MessagesTool], Meta(max_length=512)] | None = None
     tool_choice: ToolChoice | None = None
@@ -211,6 +212,9 @@ def _messages(fields: CountFields, media: list[Media]) -> list[ChatMessage]:
             told.append(_said(turn.content, where))
         else:
             told += _shown(turn.role, turn.content, where, media)
+    if len(told) > MOST_MESSAGES:  # each tool_result becomes one of its own
+        message = f"these are {len(told)} messages, tool results counted, and {MOST_MESSAGES} are the most"
+        raise BadRequestError(message, param="messages")
     return told
 
 

@@ -24,6 +24,8 @@ WholeNumber = Annotated[int, Meta(ge=-1, le=1_000_000)]
 Penalty = Annotated[float, Meta(ge=-10, le=10)]
 Stop = Annotated[str, Meta(max_length=1000)]
 TokenId = Annotated[int, Meta(ge=0, le=10_000_000)]
+MOST_MESSAGES = 10_000
+"""Of a chat: its template takes time in proportion to their square, some seconds for so many."""
 Texts = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=10_000)]
 """One text or many, as text or as token ids. One list of all three: msgspec takes no union of lists."""
 
@@ -149,7 +151,7 @@ class ChatMessage(Struct, omit_defaults=True):
 class ChatFields(Sampling, kw_only=True):
     """The body of /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=10_000)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MOST_MESSAGES)]
     max_completion_tokens: Positive | None = None
     response_format: Any = None
     tools: Annotated[list[Tool], Meta(max_length=512)] | None = None

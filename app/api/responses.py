@@ -219,7 +219,8 @@ def _add_item(told: list[ChatMessage], item: Item, where: str, media: list[Media
                 raise BadRequestError("a function_call needs a name and a call_id", param=where)
             check_arguments(item.arguments or "", f"{where}.arguments")
             called, message = CalledFunction(item.name, item.arguments or "{}"), _assistant(told)
-            message.tool_calls = [*(message.tool_calls or ()), CalledTool(called, item.call_id)]
+            message.tool_calls = message.tool_calls or []
+            message.tool_calls.append(CalledTool(called, item.call_id))
         case "function_call_output":
             if item.output is None or not item.call_id:
                 raise BadRequestError("a function_call_output needs an output and a call_id", param=where)
@@ -241,11 +242,12 @@ def _assistant(told: list[ChatMessage]) -> ChatMessage:
 
 
 def _say(message: ChatMessage, content: str | list[Part]) -> None:
-    """Add to what a message says already."""
+    """Add to what a message says already. In place: ten thousand items that copied all before them took seconds."""
     if not message.content:
         message.content = content
-    else:
-        message.content = [*_as_parts(message.content), *_as_parts(content)]
+        return
+    message.content = _as_parts(message.content)
+    message.content += _as_parts(content)
 
 
 def _as_parts(content: str | list[Part]) -> list[Part]:

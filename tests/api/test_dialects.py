@@ -11,12 +11,12 @@ from anthropic.types import Message, RawMessageStreamEvent
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from app.api.anthropic import read_message
-from app.api.dialect import Telling
+from app.api.anthropic import read_count, read_message
+from app.api.dialect import Asked, Telling
 from app.api.errors import answer_for
 from app.api.responses import read_response
 from app.chat.stream import CallPart, Fragment, Generated, Piece
-from app.errors import UpstreamError
+from app.errors import BadRequestError, UpstreamError
 
 RESPONSES: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 MESSAGES: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
@@ -221,3 +221,34 @@ def test_signs_of_life_are_events_that_clients_know() -> None:
 
     assert name == "response.in_progress"
     assert message_telling().alive() == b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+@pytest.mark.parametrize("read", [read_message, read_count])
+def test_tool_results_count_as_the_messages_that_they_become(read: Callable[[bytes], Asked]) -> None:
+    """One message may hold any number, and the model's template takes time in proportion to their square."""
+
+    def body(results: int) -> bytes:
+        result = {"type": "tool_result", "tool_use_id": "a"}
+        return json.dumps({"max_tokens": 9, "messages": [{"role": "user", "content": [result] * results}]}).encode()
+
+    assert len(read(body(10_000)).chat.messages) == 10_000
+    with pytest.raises(BadRequestError, match=r"these are 10001 messages, .* 10000 are the most") as refused:
+        read(body(10_001))
+    assert refused.value.param == "messages"
+
+
+def test_items_of_one_turn_become_one_message_in_their_order() -> None:
+    call = {"type": "function_call", "name": "add", "arguments": "{}"}
+    text = {"type": "output_text"}
+    items = [
+        {"role": "assistant", "content": "a"},
+        {**call, "call_id": "1"},
+        {"role": "assistant", "content": [{**text, "text": "b"}, {**text, "text": "c"}]},
+        {**call, "call_id": "2"},
+        {"role": "assistant", "content": "d"},
+    ]
+    [message] = read_response(json.dumps({"input": items}).encode()).chat.messages
+
+    assert isinstance(message.content, list)
+    assert [part.text for part in message.content] == ["a", "b", "c", "d"]
+    assert [called.id for called in message.tool_calls or ()] == ["1", "2"]
