@@ -87,6 +87,8 @@ class Piece:
 class _Call:
     """A tool call in pieces."""
 
+    index: int
+    """The upstream's."""
     id: list[str] = field(default_factory=list)
     name: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
@@ -105,7 +107,9 @@ class Generated:
     completion_tokens: int = 0
     cached_tokens: int = 0
     """Of the prompt's, those that were worked on before."""
-    _calls: dict[int, _Call] = field(default_factory=dict)
+    _calls: list[_Call] = field(default_factory=list)
+    _places: dict[int, int] = field(default_factory=dict)
+    """Of the upstream's indices in the list of calls."""
     _taken_bytes: int = 0
 
     @property
@@ -113,7 +117,7 @@ class Generated:
         """The native tool calls, in order."""
         return tuple(
             ToolCall("".join(call.id) or f"call_{index}", "".join(call.name), "".join(call.arguments) or "{}")
-            for index, call in sorted(self._calls.items())
+            for index, call in enumerate(sorted(self._calls, key=lambda call: call.index))
         )
 
     async def read(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Piece]:
@@ -167,20 +171,22 @@ class Generated:
             return Piece()
         choice = chunk.choices[0]
         self.finish_reason = choice.finish_reason or self.finish_reason
-        fragments = tuple(choice.delta.tool_calls or ())
-        for fragment in fragments:
-            self._add_fragment(fragment)
+        fragments = tuple(map(self._add_fragment, choice.delta.tool_calls or ()))
         return Piece(choice.delta.content or "", choice.delta.reasoning_content or "", fragments)
 
-    def _add_fragment(self, fragment: Fragment) -> None:
-        if fragment.index not in self._calls:
+    def _add_fragment(self, fragment: Fragment) -> Fragment:
+        """Returns it under the place of its call. Some servers send all calls under index 0 (ollama#7881)."""
+        place, function = self._places.get(fragment.index), fragment.function
+        if place is None or (function.name and fragment.id not in {None, "", "".join(self._calls[place].id)}):
             self._add_taken(_CALL_BYTES)
-            self._calls[fragment.index] = _Call()
-        call, function = self._calls[fragment.index], fragment.function
+            place = self._places[fragment.index] = len(self._calls)
+            self._calls.append(_Call(fragment.index))
+        call = self._calls[place]
         for pieces, piece in ((call.id, fragment.id), (call.name, function.name), (call.arguments, function.arguments)):
             if piece:
                 self._add_taken(_KEPT_BYTES, piece)
                 pieces.append(piece)
+        return msgspec.structs.replace(fragment, index=place)
 
 
 async def events(chunks: AsyncIterator[bytes], *, server: str) -> AsyncIterator[bytes]:

@@ -66,6 +66,16 @@ async def test_bytes_cut_anywhere_give_the_same(places: list[int]) -> None:
     assert (generated.finish_reason, generated.prompt_tokens, generated.completion_tokens) == ("tool_calls", 7, 9)
 
 
+async def test_calls_that_all_come_under_one_index_are_told_apart_by_their_ids() -> None:
+    """As some servers send them (ollama#7881); as one call they would be lost together."""
+    chunks = [fragment(0, '{"a"', "one", "id1"), fragment(0, ": 1}"), fragment(0, "{}", "two", "id2")]
+    generated = Generated(64, "the server")
+    pieces = [piece async for piece in generated.pieces(bytes_of([*chunks, event({}, "tool_calls"), DONE]))]
+
+    assert generated.calls == (ToolCall("id1", "one", '{"a": 1}'), ToolCall("id2", "two", "{}"))
+    assert [call.index for piece in pieces for call in piece.calls] == [0, 0, 1]
+
+
 async def test_byte_by_byte_is_the_same_as_whole() -> None:
     assert await read(*(WHOLE[i : i + 1] for i in range(len(WHOLE)))) == await read(WHOLE)
 
