@@ -96,6 +96,7 @@ def test_interruption_before_anything_was_measured_says_that_nothing_is_kept(mak
     with subprocess.Popen(bench, cwd=ROOT, env=lab.full_environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any(line.startswith("[1 of 1]") for line in process.stderr)
+        wait_until(lab.engine_processes, "the model that never comes up is loading")
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == "stopped before anything was measured: nothing is kept\n"
         assert process.wait(BOUND_S) == 130
