@@ -39,6 +39,7 @@ def chat(
 def lab() -> Iterator[Lab]:
     """The real small model, under two names."""
     with temporary_lab("embedded", models=MODELS, missing=("gone",), profile={"max_loaded": 1}) as lab:
+        configure(lab, defaults={"temperature": 0})  # by chance it says nothing at all, now and then
         yield lab
 
 
