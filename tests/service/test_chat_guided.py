@@ -85,7 +85,13 @@ def test_second_forced_call_goes_on_in_the_same_conversation(room: Room) -> None
 
 def test_required_calls_one_of_them(room: Room) -> None:
     answer = said(
-        room.service, QUESTION, session_id="required", enable_tools=True, tool_choice="required", max_tokens=8
+        room.service,
+        QUESTION,
+        session_id="required",
+        enable_tools=True,
+        tool_choice="required",
+        max_tokens=8,
+        temperature=0,
     )
 
     assert answer["tool_calls"][0]["name"] in {LIST, READ, TIME, WHERE}
@@ -94,7 +100,9 @@ def test_required_calls_one_of_them(room: Room) -> None:
 
 
 def test_none_calls_nothing(room: Room) -> None:
-    answer = said(room.service, QUESTION, session_id="none", enable_tools=True, tool_choice="none", max_tokens=8)
+    answer = said(
+        room.service, QUESTION, session_id="none", enable_tools=True, tool_choice="none", max_tokens=8, temperature=0
+    )
 
     assert (answer["tool_calls"], answer["tools_used"], answer["notices"]) == ([], [], [])
     assert answer["response"]
@@ -103,7 +111,7 @@ def test_none_calls_nothing(room: Room) -> None:
 def test_choice_is_left_to_the_model_and_the_turn_ends_well(room: Room) -> None:
     """Whether a small model calls a tool is its own affair; nothing it does is an error."""
     for number, text in enumerate(["Hello!", QUESTION]):
-        answer = said(room.service, text, session_id=f"auto {number}", enable_tools=True, max_tokens=8)
+        answer = said(room.service, text, session_id=f"auto {number}", enable_tools=True, max_tokens=8, temperature=0)
         assert answer["response"]
         assert answer["finish_reason"] in {"stop", "length", "tool_limit"}
         assert {call["status"] for call in answer["tool_calls"]} <= {"ok", "error", "denied"}
