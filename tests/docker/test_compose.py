@@ -74,12 +74,12 @@ def test_owners_variables_are_passed_on() -> None:
 
 
 def test_first_answer_is_streamed_and_needs_no_hub(running: Project) -> None:
-    asked: dict[str, Any] = {
+    asked = {
         "messages": [{"role": "user", "content": "Count to five."}],
         "max_tokens": 8,
+        "temperature": 0,  # by chance it says nothing at all, now and then
         "stream": True,
     }
-    asked["temperature"] = 0  # by chance it says nothing at all, now and then
     with httpx.stream("POST", f"{running.url}/v1/chat/completions", json=asked, timeout=BOUND_S) as answer:
         events = events_of(answer)
     assert events[-1] == "[DONE]"
