@@ -191,6 +191,6 @@ def test_fault_114_file_that_is_replaced_by_a_broken_one_while_it_loads_starts_n
         answer = asked.result(BOUND_S)
         assert answer.status_code == 503
         assert "small.gguf" in answer.json()["error"]["message"]
-        wait_until(lambda: not old.alive, "the engine of the old file is gone")
-        assert service.model()["pid"] is None
+        wait_until(lambda: service.model()["pid"] is None, "no engine is left")
+        assert not old.alive
         assert service.http.get("/health").status_code == 200
