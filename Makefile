@@ -40,6 +40,9 @@ test-llama: setup-dev ## run the tests that need a real llama-server: AIRLAB_TES
 test-page: setup-dev ## try the status page in a real browser: needs chromium and chromedriver
 	@AIRLAB_TEST_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/page $(ARGS)
 
+test-late: setup-dev ## run the tests with every step of AirLab late at random: finds tests that pass by luck
+	@AIRLAB_TEST_PROGRAM=tests.support.late $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+
 test-arm64: setup-dev ## boot Debian for arm64 in QEMU, and try the walls round tools there
 	@scripts/test-arm64.sh $(ARGS)
 

@@ -158,7 +158,7 @@ class Lab:
     environment: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     """Models whose files are not laid."""
-    program: str = "app"
+    program: str = os.environ.get("AIRLAB_TEST_PROGRAM", "app")
     """The module that is run: AirLab, or AirLab with something changed."""
 
     def __post_init__(self) -> None:
