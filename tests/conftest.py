@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -54,6 +55,13 @@ def make_lab() -> Iterator[MakeLab]:
     """Makes labs as ``temporary_lab`` does, that go when the test ends."""
     with ExitStack() as stack:
         yield lambda *args, **more: stack.enter_context(temporary_lab(*args, **more))
+
+
+@pytest.fixture
+def background() -> Iterator[ThreadPoolExecutor]:
+    """Threads for requests that are to be open while the test goes on."""
+    with ThreadPoolExecutor(64) as pool:
+        yield pool
 
 
 def _shared(engine: EngineKind) -> Iterator[Service]:

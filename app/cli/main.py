@@ -101,7 +101,10 @@ def _parser(first: list[str]) -> argparse.ArgumentParser:
     audit.add_argument("--tool", help="only calls of this tool")
     audit.add_argument("--session", help="only calls in this conversation")
     audit.add_argument("--json", action="store_true", help="print JSON")
-    for command in (ps, load, unload, logs, audit):
+    approvals = _command(commands, "approvals", "approvals:approvals", "answer the tool calls that wait for a yes")
+    approvals.add_argument("-f", "--follow", action="store_true", help="go on with those to come")
+    approvals.add_argument("--json", action="store_true", help="print JSON; asks nothing")
+    for command in (ps, load, unload, logs, audit, approvals):
         command.add_argument("--url", help="the running AirLab (else from the manifest and the environment)")
     return parser
 

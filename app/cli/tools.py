@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import select
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
+from app.cli.approvals import answer
 from app.cli.main import DONE, FAILED
 from app.cli.remote import connected, read
 from app.client.stream import read_events
@@ -96,27 +96,16 @@ def _value(schema: Mapping[str, Any], texts: list[str]) -> Any:
 
 def _called(client: httpx.Client, name: str, body: dict[str, Any]) -> dict[str, Any]:
     """The result of a call, once whatever it waited for was answered."""
-    with client.stream("POST", f"/tools/{quote(name, safe='')}/call", json=body) as answer:
-        if answer.is_error:
-            answer.read()
-            read(answer)
-        for event, data in read_events(answer.iter_bytes()):
+    with client.stream("POST", f"/tools/{quote(name, safe='')}/call", json=body) as response:
+        if response.is_error:
+            response.read()
+            read(response)
+        for event, data in read_events(response.iter_bytes()):
             if event == "result":
                 return data
-            _answer(client, data)
+            # Where its time ran out just now, the result says so.
+            answer(client, data)
     raise AirLabError("AirLab broke off before the call had ended")
-
-
-def _answer(client: httpx.Client, approval: dict[str, Any]) -> None:
-    """Ask whoever sits at the terminal, for as long as the call waits; no answer is a no."""
-    print(f"{printable_lines(approval['words'])}\nAllow it? [y/N] ", end="", file=sys.stderr, flush=True)
-    ready, _, _ = select.select([sys.stdin], [], [], approval["limit_s"])
-    grant = bool(ready) and sys.stdin.readline().strip().lower() in {"y", "yes"}
-    print("" if ready else "no answer in time", file=sys.stderr)
-    response = client.post(f"/approvals/{quote(approval['id'], safe='')}", json={"grant": grant})
-    # Its time may have run out just now: then the result says so.
-    if response.status_code != httpx.codes.NOT_FOUND:
-        read(response)
 
 
 def printable_lines(text: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Call
-from tests.support.service import BOUND_S, ROOT, Lab, Service, temporary_lab
+from tests.support.service import ROOT, Lab, Service, temporary_lab
+from tests.support.terminal import ENTER, at_terminal
 
 Airlab = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -91,22 +90,15 @@ def test_terminal_is_asked_and_only_a_plain_yes_is_one(
     file.touch()
     lab, service = running
     command = [sys.executable, "-m", "app", "tools", "call", "delete_file", f"path={file}", "--url", service.url]
-    ours, theirs = pty.openpty()
-    try:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=lab.full_environment, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        os.write(ours, f"{word}\n".encode())
-        out, err = process.communicate(timeout=BOUND_S)
-    finally:
-        os.close(ours)
-        os.close(theirs)
+    told = {**lab.full_environment, "PYTHONPATH": str(ROOT)}
+    with at_terminal(command, environment=told, folder=lab.folder, columns=300) as terminal:
+        terminal.until(f'May it? delete_file(path="{file}")')
+        terminal.until("[y/N, ")
+        terminal.type(word + ENTER)
+        assert terminal.ended() == code
 
-    assert process.returncode == code, err
-    assert f'delete_file(path="{file}")'.encode() in err
-    assert b"Allow it? [y/N]" in err
+    assert terminal.shows('"status": "ok"') is (code == 0)
     assert file.exists() is (code == 1)
-    assert bool(out) is (code == 0)
 
 
 def test_audit_shows_the_last_calls_newest_first(airlab: Airlab, workspace: Path) -> None:

@@ -13,23 +13,29 @@ from rich.console import Console
 from rich.text import Text
 
 from app.cli.chat.clean import clean
-from app.client.events import ApprovalAsked
 
 _SHOWN_WHOLE = 300
 """Words longer than this leave something of the arguments out, so these are shown besides."""
 _MOST_SHOWN = 4000
 
 
-def allows(console: Console, asked: ApprovalAsked) -> bool:
-    """Whether the person allows a call."""
-    console.print(Text(f"May it? {clean(asked.words)}", style="bold yellow"))
-    if len(asked.arguments) > _SHOWN_WHOLE:
-        console.print(Text(_whole(asked.arguments), style="yellow"))
+def allows(console: Console, *, words: str, arguments: str, limit_s: float) -> bool:
+    """Whether the person allows a call.
+
+    Args:
+        console: Where it is asked.
+        words: What the call would do.
+        arguments: JSON: what it would run with.
+        limit_s: How long it waits for the answer; none in that time is a no.
+    """
+    console.print(Text(f"May it? {clean(words)}", style="bold yellow"))
+    if len(arguments) > _SHOWN_WHOLE:
+        console.print(Text(_whole(arguments), style="yellow"))
     with answering():
         # What was typed before the question was seen is no answer to it; what is typed from here on is one.
         termios.tcflush(sys.stdin, termios.TCIFLUSH)
-        console.print(Text(f"[y/N, {asked.limit_s:.0f} s] ", style="bold yellow"), end="")
-        ready, _, _ = select.select([sys.stdin], [], [], asked.limit_s)
+        console.print(Text(f"[y/N, {limit_s:.0f} s] ", style="bold yellow"), end="")
+        ready, _, _ = select.select([sys.stdin], [], [], limit_s)
         answer = sys.stdin.readline().strip().lower() if ready else ""
     if not ready:
         console.print("\nno answer in time, so: no")

@@ -85,7 +85,7 @@ class Talk:
                         screen.show(event)
                         if isinstance(event, ApprovalAsked):
                             screen.pause()
-                            self.client.answer_approval(event.id, grant=allows(self.console, event))
+                            self._answer(event)
                         elif isinstance(event, TurnDone):
                             self.totals.add(event)
             except KeyboardInterrupt:
@@ -97,3 +97,7 @@ class Talk:
         """Go on in another conversation; a new one without an id."""
         self.session_id = session_id or new_session_id()
         self.reasoning = ""
+
+    def _answer(self, asked: ApprovalAsked) -> None:
+        granted = allows(self.console, words=asked.words, arguments=asked.arguments, limit_s=asked.limit_s)
+        self.client.answer_approval(asked.id, grant=granted)
