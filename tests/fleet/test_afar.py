@@ -186,6 +186,7 @@ async def test_server_that_hangs_is_given_up(begins: bytes, drips: bytes) -> Non
         assert upstream.broke
         for task in dripping:
             await task
+        await server.heard.wait()
         assert server.asked == ["POST /v1/chat/completions"]
 
 

@@ -16,6 +16,7 @@ import msgspec
 import psutil
 import pytest
 
+from app.engines import native
 from app.engines.base import WeightsId
 from app.engines.native import NativeEngine
 from app.errors import (
@@ -26,7 +27,7 @@ from app.errors import (
     UpstreamStalledError,
     WaitTimeoutError,
 )
-from app.fleet.facts import ModelBroke, ModelLeaving, ModelStopped
+from app.fleet.facts import ModelBroke, ModelLeaving, ModelReady, ModelStopped
 from app.fleet.fleet import Fleet
 from app.fleet.spec import ModelSpec
 from app.fleet.states import Limits, State, Why
@@ -36,7 +37,10 @@ from tests.fakes import model_spec, run_spec
 from tests.support.fake import fake_llama_server_command, starts_of, write_fault
 
 BOUND_S = 30.0
-SHORT = Limits(load_stall_s=0.4, hung_s=0.4, stop_grace_s=0.3, cooling_s=(0.01,) * 5, quiet_s=0.0, stuck_look_s=0.1)
+SHORT = Limits(stop_grace_s=0.3, cooling_s=(0.01,) * 5, quiet_s=0.0, stuck_look_s=0.1)
+"""Whoever does not hang has time: on a busy machine a good engine, too, does nothing for a while."""
+STALLING = replace(SHORT, load_stall_s=1.5)
+HASTY = replace(SHORT, hung_s=0.4)
 PATIENT = replace(SHORT, hung_s=1.0)
 """More patient than some clients."""
 CHAT = "/v1/chat/completions"
@@ -59,6 +63,10 @@ class Home:
 
     def want(self, *keys: str, slots: int = 1, max_loaded: int = 1) -> None:
         self.fleet.want({key: self._spec(key, slots) for key in keys}, max_loaded=max_loaded)
+
+    def be_patient(self) -> None:
+        """What is started from now on has time: what hung or stalled is found by now, and its successor is good."""
+        self.fleet._reconciler._limits = SHORT
 
     def model(self, key: str) -> Path:
         """Its file; the script lies beside it."""
@@ -92,10 +100,13 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def made(folder: Path) -> AsyncIterator[Made]:
+async def made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Made]:
     """Makes a home of the fleet; when the test ends, neither process nor socket of it is left."""
+    # Counts for the whole host: another test may have a container run out of memory while an engine is killed here.
+    monkeypatch.setattr(native, "_VMSTAT", folder / "vmstat")
     homes: list[Home] = []
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    # Engines are children of ours; further down are those of services that other tests share.
+    before = {child.pid for child in psutil.Process().children()}
 
     def make(limits: Limits = SHORT) -> Home:
         homes.append(Home(folder, limits))
@@ -106,7 +117,7 @@ async def made(folder: Path) -> AsyncIterator[Made]:
         async with asyncio.timeout(BOUND_S):
             assert await home.fleet.shut_down(drain_s=0.1)
         assert list(home.run_dir.glob("*")) == []
-    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    left = [child for child in psutil.Process().children() if child.pid not in before]
     assert [child for child in left if child.status() != psutil.STATUS_ZOMBIE] == []
 
 
@@ -149,12 +160,12 @@ async def test_two_models_take_turns_in_one_place(made: Made) -> None:
 
 async def test_fault_098_load_that_moves_outlives_the_stall_limit(made: Made, folder: Path) -> None:
     """Waits for a load measure progress, not time."""
-    home = made()
+    home = made(STALLING)
     gate = folder / "loaded"
     write_fault(home.model("a"), load_until_file=str(gate), progress=True)
     home.want("a")
     asking = asyncio.create_task(say_hello(home))
-    done, _ = await asyncio.wait({asking}, timeout=3 * SHORT.load_stall_s)
+    done, _ = await asyncio.wait({asking}, timeout=2 * STALLING.load_stall_s)
     assert not done
     assert home.fleet.status()["a"].state is State.STARTING
     gate.touch()
@@ -163,13 +174,15 @@ async def test_fault_098_load_that_moves_outlives_the_stall_limit(made: Made, fo
 
 
 async def test_fault_098_silent_load_is_given_up_and_tried_again(made: Made) -> None:
-    home = made()
+    home = made(STALLING)
     write_fault(home.model("a"), starts=[{"load_forever": True}, {}])
     home.want("a")
-    assert b"[DONE]" in await say_hello(home)
+    asking = asyncio.create_task(say_hello(home))
     broke = await home.noted(ModelBroke)
+    home.be_patient()
     assert isinstance(broke, ModelBroke)
     assert "nothing moved" in broke.message
+    assert b"[DONE]" in await asking
 
 
 async def test_fault_096_exit_at_the_start_is_a_failure_with_the_last_lines_and_no_second_try(made: Made) -> None:
@@ -209,14 +222,17 @@ async def test_crash_between_requests_is_followed_by_a_fresh_engine(made: Made) 
 async def test_fault_097_engine_that_dies_soon_after_each_start_is_given_up_after_five_restarts(made: Made) -> None:
     """By itself: nobody asks, and a model that is to stay loaded must not be started for ever."""
     home = made()
-    write_fault(home.model("a"), die_after_s=0.05)
+    write_fault(home.model("a"))
     home.want("a")
-    with suppress(AirLabError):
-        await home.fleet.load("a")
-    broken = 0
+    await home.fleet.load("a")
+    seen = 0
     for _ in range(6):
-        broken = home.facts.index(await home.noted(ModelBroke, after=broken)) + 1
-        await home.noted(ModelStopped, after=broken)
+        ready = await home.noted(ModelReady, after=seen)
+        assert isinstance(ready, ModelReady)
+        assert ready.pid is not None
+        os.kill(ready.pid, signal.SIGKILL)
+        seen = home.facts.index(await home.noted(ModelBroke, after=seen)) + 1
+        await home.noted(ModelStopped, after=seen)
     status = home.fleet.status()["a"]
     assert status.state is State.FAILED
     assert "killed by signal 9 while it served" in (status.message or "")
@@ -237,16 +253,17 @@ async def test_fault_100_crash_in_a_stream_breaks_it_off_for_its_reader(made: Ma
 
 
 async def test_fault_099_hung_engine_is_replaced_though_its_health_is_green(made: Made) -> None:
-    home = made()
+    home = made(HASTY)
     write_fault(home.model("a"), starts=[{"health_ok_but_hung": True, "ignore_sigterm": True}, {}])
     home.want("a")
     with pytest.raises(UpstreamStalledError, match="sent nothing"):
         await say_hello(home)
+    home.be_patient()
     assert b"[DONE]" in await say_hello(home)
 
 
 async def test_fault_099_stream_that_stalls_is_broken_off(made: Made) -> None:
-    home = made()
+    home = made(HASTY)
     write_fault(home.model("a"), starts=[{"stall_after_tokens": 2}, {}])
     home.want("a")
     with pytest.raises(UpstreamStalledError, match="sent nothing"):
@@ -279,6 +296,7 @@ async def test_fault_099_hung_engine_is_replaced_though_every_client_gives_up_an
     home.want("a")
     async with impatient(home, 0.3, 0.5):
         broke = await home.noted(ModelBroke)
+        home.be_patient()
     assert isinstance(broke, ModelBroke)
     assert "sent nothing" in broke.message
     assert b"[DONE]" in await say_hello(home)
@@ -286,7 +304,7 @@ async def test_fault_099_hung_engine_is_replaced_though_every_client_gives_up_an
 
 async def test_fault_099_stream_that_is_only_kept_alive_is_broken_off(made: Made) -> None:
     """llama-server sends pings from a thread of its own: whatever hangs, they come."""
-    home = made()
+    home = made(HASTY)
     write_fault(home.model("a"), starts=[{"stall_after_tokens": 2, "ping_s": 0.05}, {}])
     home.want("a")
     async with asyncio.timeout(BOUND_S):
@@ -307,7 +325,7 @@ async def test_fault_099_stalled_stream_is_broken_off_though_others_are_sent_som
 
 async def test_reader_that_stops_reading_is_no_hung_engine(made: Made) -> None:
     """One slow client must not cost everybody else their engine."""
-    home = made()
+    home = made(PATIENT)
     write_fault(home.model("a"), tokens=3, token_gate_file=str(home.folder / "gate"))
     home.want("a")
     async with home.fleet.lease("a", deadline_s=soon()) as lease, await lease.upstream.send(CHAT, HELLO) as answer:
@@ -315,7 +333,7 @@ async def test_reader_that_stops_reading_is_no_hung_engine(made: Made) -> None:
         async with aclosing(answer.chunks()) as chunks:  # type: ignore[type-var] # it is an async generator
             await anext(chunks)
             assert lease.upstream.progress.waiting == 0
-            assert not await lease.engine_ended(within_s=3 * SHORT.hung_s)
+            assert not await lease.engine_ended(within_s=2 * PATIENT.hung_s)
             (home.folder / "gate").touch()
             assert [chunk async for chunk in chunks]
         assert lease.upstream.progress.waiting == 0
@@ -404,11 +422,14 @@ async def test_lease_of_an_engine_that_is_gone_says_why(made: Made) -> None:
 async def test_upstream_asks_once_more_where_a_pooled_connection_was_closed(made: Made) -> None:
     """llama-server closes idle connections after a few seconds; that is nobody's failure."""
     home = made(Limits())
-    write_fault(home.model("a"), keep_alive_s=0.05)
+    keep_alive_s = 0.5  # no less: the server closes a new connection as well, when nothing comes for so long
+    write_fault(home.model("a"), keep_alive_s=keep_alive_s)
     home.want("a")
-    for _ in range(5):
+    for _ in range(3):
+        async with home.fleet.lease("a", deadline_s=soon()) as lease:
+            await lease.upstream.ask("/props", of=dict)
+        await asyncio.sleep(keep_alive_s)
         assert b"[DONE]" in await say_hello(home)
-        await asyncio.sleep(0.05)
 
 
 async def test_upstream_says_that_nobody_listens(folder: Path) -> None:

@@ -144,6 +144,7 @@ async def test_requests_for_a_server_that_is_away_are_answered_by_one_look(
         raise upstream._broken(ConnectionRefusedError("nobody listens"))
 
     monkeypatch.setattr(RemoteUpstream, "look", look)
+    monkeypatch.setattr("app.fleet.remotes._SOON_S", BOUND_S)
     remotes.want({"away": far("away")})
     asking = [asyncio.create_task(remotes.wait_for("away", deadline_s=soon(), takes_slot=True)) for _ in range(10)]
     await asyncio.sleep(0)

@@ -14,6 +14,7 @@ from app.fleet.channel import Channel
 from app.fleet.upstream import Upstream
 
 BOUND_S = 20.0
+PLAIN = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -80,7 +81,6 @@ async def test_answer_that_breaks_off_is_said_to_have_broken_off(socket: Path) -
 
 async def test_connection_that_answered_is_used_again_and_one_that_streamed_is_not(socket: Path) -> None:
     """llama-server closes a connection after a stream, whatever its Keep-Alive says."""
-    plain = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
     stream = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 2\r\n\r\n{}"
     async with Server(socket) as server, asyncio.timeout(BOUND_S):
         upstream = Upstream(socket)
@@ -94,12 +94,34 @@ async def test_connection_that_answered_is_used_again_and_one_that_streamed_is_n
                 assert await answer.read() == b"{}"
             return reader, writer
 
-        first = await ask(None, plain)
+        first = await ask(None, PLAIN)
         assert await ask(first, stream) is not None
-        _, second = await ask(None, plain)
+        _, second = await ask(None, PLAIN)
         assert server.came.empty()
         first[1].close()
         second.close()
+        await upstream.close(UpstreamError("done"))
+
+
+async def test_request_on_a_kept_connection_that_was_being_closed_is_sent_once_more(socket: Path) -> None:
+    async with Server(socket) as server, asyncio.timeout(BOUND_S):
+        upstream = Upstream(socket)
+        asking = asyncio.ensure_future(upstream.send("/x", b"{}"))
+        reader, kept = await server.came.get()
+        await reader.readuntil(b"{}")
+        kept.write(PLAIN)
+        async with await asking as answer:
+            await answer.read()
+
+        asking = asyncio.ensure_future(upstream.send("/x", b"{}"))
+        await reader.readuntil(b"{}")
+        kept.close()
+        reader, writer = await server.came.get()
+        await reader.readuntil(b"{}")
+        writer.write(PLAIN)
+        async with await asking as answer:
+            assert await answer.read() == b"{}"
+        writer.close()
         await upstream.close(UpstreamError("done"))
 
 

@@ -109,6 +109,24 @@ class Looks:
                 await asyncio.sleep(OFTEN_S)
 
 
+class Facts(Journal):
+    """What was noted. The loss of events is noted beside the looks, in no order with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.facts: list[Fact] = []
+        self._noted = asyncio.Event()
+        self.subscribe(self._keep)
+
+    async def until_noted(self) -> None:
+        async with asyncio.timeout(BOUND_S):
+            await self._noted.wait()
+
+    def _keep(self, fact: Fact) -> None:
+        self.facts.append(fact)
+        self._noted.set()
+
+
 @asynccontextmanager
 async def watching(
     look: Callable[[], Look],
@@ -252,13 +270,12 @@ async def test_folders_that_cannot_be_looked_at_cost_events_and_no_more() -> Non
     def folders() -> tuple[Path, ...]:
         raise OSError(116, "stale file handle")
 
-    facts: list[Fact] = []
-    journal = Journal()
-    journal.subscribe(facts.append)
+    journal = Facts()
     looks = Looks(*at_once(1, 1, 2))
     async with watching(looks, looks.changed, folders=folders, journal=journal):
         await looks.until_told()
-    assert [type(fact) for fact in facts] == [WatchLost]
+        await journal.until_noted()
+    assert [type(fact) for fact in journal.facts] == [WatchLost]
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "no space left on device"), RuntimeError("out of watches")])
@@ -272,14 +289,13 @@ async def test_without_events_it_is_said_and_the_looks_go_on(
         yield set()
 
     monkeypatch.setattr("watchfiles.awatch", awatch)
-    facts: list[Fact] = []
-    journal = Journal()
-    journal.subscribe(facts.append)
+    journal = Facts()
     looks = Looks(*at_once(1, 1, 1, 2))
     async with watching(looks, looks.changed, folders=lambda: [folder], journal=journal):
         await looks.until_told()
+        await journal.until_noted()
     assert looks.told_at == [4]
-    assert facts == [WatchLost(str(failure), OFTEN_S)]
+    assert journal.facts == [WatchLost(str(failure), OFTEN_S)]
 
 
 async def test_nobody_is_told_after_the_end() -> None:
