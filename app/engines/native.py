@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import app
+from app.devices.kills import out_of_memory_kills
 from app.engines.base import Exit, Launch
 from app.errors import EngineError
 from app.process import Child, end_leftovers
@@ -20,7 +21,6 @@ from app.units import MIB
 
 _EMBEDDED = (sys.executable, "-m", "app.engines.embedded")
 _PYTHON_BYTES = 20 * MIB
-_VMSTAT = Path("/proc/vmstat")
 _PACKAGE_HOME = Path(next(iter(app.__path__))).parent
 
 
@@ -100,7 +100,7 @@ class NativeRunning:
         self.pid: int | None = child.pid
         self.container: str | None = None
         self.fallback_because: str | None = None
-        self._kills_before = _out_of_memory_kills()
+        self._kills_before = out_of_memory_kills()
 
     def activity(self) -> tuple[float, ...] | None:
         """Processor seconds, bytes read, resident bytes; None when it is gone."""
@@ -114,7 +114,7 @@ class NativeRunning:
         """Wait for its end."""
         code = await self._child.exited()
         # Who sent a SIGKILL cannot be asked; the kernel counts those it sends for want of memory.
-        ran_out = code == -signal.SIGKILL and _out_of_memory_kills() > self._kills_before
+        ran_out = code == -signal.SIGKILL and out_of_memory_kills() > self._kills_before
         return Exit(code, self.last_lines(), ran_out)
 
     async def stop(self, *, grace_s: float) -> bool:
@@ -127,15 +127,6 @@ class NativeRunning:
             # llama-server leaves its socket behind.
             self.socket.unlink(missing_ok=True)
         return gone
-
-
-def _out_of_memory_kills() -> int:
-    """How many processes the kernel has ended for want of memory since it was booted; 0 where it does not tell."""
-    try:
-        text = _VMSTAT.read_text(encoding="ascii")
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
 
 
 def _kept_to(cpus: tuple[int, ...]) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ import msgspec
 import psutil
 import pytest
 
-from app.engines import native
 from app.engines.base import WeightsId
 from app.engines.native import NativeEngine
 from app.errors import (
@@ -100,10 +99,8 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Made]:
+async def made(folder: Path) -> AsyncIterator[Made]:
     """Makes a home of the fleet; when the test ends, neither process nor socket of it is left."""
-    # Counts for the whole host: another test may have a container run out of memory while an engine is killed here.
-    monkeypatch.setattr(native, "_VMSTAT", folder / "vmstat")
     homes: list[Home] = []
     # Engines are children of ours; further down are those of services that other tests share.
     before = {child.pid for child in psutil.Process().children()}
