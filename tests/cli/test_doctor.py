@@ -15,20 +15,29 @@ from typing import Any
 import psutil
 import pytest
 
+from app.cli import checks, doctor
 from app.cli.checkup import edits_of
 from app.cli.doctor import _python, lines, wants_colour
 from app.cli.findings import Finding
+from app.devices.ask import ask
 from app.units import GIB
 from tests.cli.conftest import Call
 from tests.conftest import MakeLab
 from tests.support.dockerd import hanging_up, scripted_dockerd
-from tests.support.service import KEYS, Lab
+from tests.support.service import BOUND_S, KEYS, Lab
 
 VERSION = "version: 9999 (abcdef0)"
 NAMES = [
     *("python", "environment", "manifest", "edits", "profile", "engine", "container", "model", "memory", "disk"),
     *("gpu", "port", "keys", "state", "launcher", "docker", "sandbox"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here hangs; on a busy machine what is only slow would be told as what does not work."""
+    monkeypatch.setattr(ask, "__kwdefaults__", {"limit_s": BOUND_S})  # loading the embedded engine reads a large file
+    monkeypatch.setattr(doctor, "_LIMIT_S", 2 * BOUND_S)
 
 
 class Diagnosis:
@@ -251,8 +260,9 @@ def test_port_that_another_program_holds_is_a_problem_that_names_it(make_lab: Ma
 
 
 def test_running_airlab_is_recognised_as_this_one_and_by_its_neighbour_as_another(
-    make_lab: MakeLab, call: Call
+    make_lab: MakeLab, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(checks, "_HEALTH_S", BOUND_S)  # as above
     lab = make_lab()
     with lab.serve() as service:
         port = service.url.rpartition(":")[2]

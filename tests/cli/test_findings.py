@@ -11,6 +11,7 @@ import pytest
 from app.cli.findings import Finding, in_time, look
 from app.devices.ask import ask
 from app.errors import SettingsError
+from tests.support.service import BOUND_S
 
 
 def test_look_that_hangs_is_told_and_left_behind() -> None:
@@ -21,12 +22,12 @@ def test_look_that_hangs_is_told_and_left_behind() -> None:
         return Finding("hangs", "ok", "at last")
 
     try:
-        found = list(look({"hangs": hang, "works": lambda: Finding("works", "ok", "well")}, limit_s=0.05))
+        found = list(look({"hangs": hang, "works": lambda: Finding("works", "ok", "well")}, limit_s=1))
     finally:
         release.set()
 
     assert [(each.name, each.verdict) for each in found] == [("hangs", "warning"), ("works", "ok")]
-    assert found[0].found == "could not be looked at: TimeoutError: no answer within 0.05 s"
+    assert found[0].found == "could not be looked at: TimeoutError: no answer within 1 s"
 
 
 def test_look_that_fails_is_told_with_its_reason() -> None:
@@ -36,7 +37,7 @@ def test_look_that_fails_is_told_with_its_reason() -> None:
     def refuse() -> Finding:
         raise SettingsError("no such thing")
 
-    found = list(look({"fails": fail, "refuses": refuse}, limit_s=5))
+    found = list(look({"fails": fail, "refuses": refuse}, limit_s=BOUND_S))
 
     assert [each.found for each in found] == [
         "could not be looked at: ZeroDivisionError",
@@ -49,14 +50,14 @@ def test_works_run_at_the_same_time_and_answer_in_their_order() -> None:
     both = threading.Barrier(2)
 
     def first() -> str:
-        both.wait(5)
+        both.wait(BOUND_S)
         return "first"
 
     def second() -> str:
-        both.wait(5)
+        both.wait(BOUND_S)
         return "second"
 
-    assert in_time([first, second], limit_s=10) == ["first", "second"]
+    assert in_time([first, second], limit_s=2 * BOUND_S) == ["first", "second"]
 
 
 def test_interrupt_leaves_no_program_behind() -> None:
@@ -68,6 +69,6 @@ def test_interrupt_leaves_no_program_behind() -> None:
         ended.append(ask(["/bin/sleep", "0.3"]).text)
 
     with pytest.raises(KeyboardInterrupt):
-        in_time([interrupted], limit_s=10)
+        in_time([interrupted], limit_s=BOUND_S)
 
     assert ended == [""]

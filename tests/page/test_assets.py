@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.conftest import MakeLab
-from tests.support.service import ADMIN_KEY, Service
+from tests.support.service import ADMIN_KEY, BOUND_S, Service
 
 FILES = {
     "/": "text/html",
@@ -19,7 +19,7 @@ FILES = {
 
 def ask(service: Service, method: str, path: str, **headers: str) -> httpx.Response:
     """Without the service's key."""
-    return httpx.request(method, f"{service.url}{path}", headers=headers, timeout=10)
+    return httpx.request(method, f"{service.url}{path}", headers=headers, timeout=BOUND_S)
 
 
 @pytest.mark.parametrize("path", FILES)

@@ -28,7 +28,9 @@ HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
 ROOM = ("--volume=/models", "--volume=/state", "--volume=/workspace")
 """Volumes that go with their container."""
 _PYTHON = ("/app/.venv/bin/python", "-c")
-_AIRLABS = "import psutil; print(*(p.pid for p in psutil.process_iter(['cmdline']) if '-P' in p.info['cmdline']))"
+_AIRLABS = (
+    "import psutil; print(*(p.pid for p in psutil.process_iter(['cmdline']) if '-P' in (p.info['cmdline'] or ())))"
+)
 _NOBODY_ELSE = {"PATH": os.environ.get("PATH", os.defpath), "HOME": os.environ.get("HOME", "/")}
 
 
