@@ -18,7 +18,7 @@ log = logging.getLogger("airlab")
 
 _LOOK_S = 0.5
 """What a container does is asked no more often than this, and only while somebody wants to know."""
-_AWAY_S = 1.0
+_AWAY_S = 0.3
 """Pause before who is away is asked again."""
 
 Activity = tuple[float, ...]

@@ -17,7 +17,9 @@ from app.fleet.states import State, WaiterFacts
 from app.fleet.upstream import Upstream
 
 _T = TypeVar("_T")
-_ENDED_S = 1.0
+_ENDED_S = 2.0
+"""For so long a request whose connection broke waits to hear that its engine ended; longer than it takes to hear of a
+container whose launcher restarts (``engines/watched.py``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal
 
 from app.errors import AirLabError, ConfirmationNeededError, PreconditionFailedError, SettingsError
@@ -105,6 +106,8 @@ class Reload:
         self._headers, self._quiet = headers or HeaderCache(), quiet or Quiet()
         self._stamp: Stamp | None = stamp_of(inputs.settings.manifest)
         self._one_at_a_time = asyncio.Lock()
+        self._looks = count(1)
+        self._shown = 0  # the look at model files that is in force; one that began earlier knows less
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -168,9 +171,10 @@ class Reload:
         """Look whether model files came or went; ``first`` only learns more of what is in force already."""
         loaded = None
         while loaded is not self._inputs.loaded:
-            loaded = self._inputs.loaded
+            loaded, number = self._inputs.loaded, next(self._looks)
             weights = await asyncio.to_thread(look_for_weights, loaded.manifest, self._inputs.settings, self._headers)
-            if loaded is self._inputs.loaded:
+            if loaded is self._inputs.loaded and number > self._shown:
+                self._shown = number
                 self._adopt(replace(self._inputs, weights=weights), is_news=not first)
 
     async def read_again(
@@ -222,6 +226,7 @@ class Reload:
         data, stamp = await read_settled(settings.manifest, self._stamp, self._quiet)
         self._stamp = stamp
         loaded = await asyncio.to_thread(self._parse, data)
+        number = next(self._looks)
         weights = await asyncio.to_thread(look_for_weights, loaded.manifest, settings, self._headers)
         policy = await asyncio.to_thread(policy_for, loaded, settings.home, settings.state, folder=settings.folder)
         old = self.live.current
@@ -237,11 +242,14 @@ class Reload:
                 f"POST /manifest/reload?confirm={loaded.digest}"
             )
         await self._prepare(old, new, loaded)
+        is_overtaken, self._shown = number < self._shown, max(number, self._shown)
         changed = self._adopt(self._with(loaded, weights, policy))
         self.loaded_at_s = time.time()
         if changed:
             changes = "; ".join(plan.lines())
             self._journal.note(ManifestCommitted(self.live.current.generation, loaded.digest[:12], changes[:500]))
+        if is_overtaken:
+            await self.look_again()
         return Attempt(time.time(), "committed" if changed else "unchanged", plan)
 
     def _parse(self, data: bytes) -> Loaded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from app.settings import Settings
 from app.tools.base import Confinement
 from app.tools.mcp import McpServers
 from app.tools.toolbox import Toolbox
+from app.weights.inventory import Inventory
+from app.weights.look import look_for_weights
 from tests.support.gguf import minimal_gguf
 
 QUIET = Quiet(renamed_s=0.0, written_s=0.0, missing_s=0.0, most_s=20.0)
@@ -415,6 +418,47 @@ async def test_file_that_comes_is_in_force_and_the_fleet_hears_of_it(house: Hous
     assert found is not None
     assert found.size_bytes == len(minimal_gguf())
     assert house.fleet.wanted[-1] is house.reload.live.current.models
+
+
+async def test_look_that_began_earlier_and_ends_later_takes_back_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download that has ended looks, while a request's look is on its way through 200 files."""
+    weights = house.file.parent / "models" / "b.gguf"
+    weights.unlink()
+    has_looked, may_go_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> Inventory:
+        found = look_for_weights(*arguments)
+        has_looked.set()
+        assert may_go_on.wait(BOUND_S)
+        return found
+
+    monkeypatch.setattr("app.live.reload.look_for_weights", slowly)
+    slow = asyncio.create_task(house.reload.look_again())
+    assert await asyncio.to_thread(has_looked.wait, BOUND_S)
+    monkeypatch.setattr("app.live.reload.look_for_weights", look_for_weights)
+    weights.write_bytes(minimal_gguf())
+    await house.reload.look_again()
+    may_go_on.set()
+    await slow
+
+    assert house.reload.live.current.models["b"].run.weights is not None
+
+
+async def test_file_that_comes_while_an_edit_is_prepared_is_in_force_with_it(house: House) -> None:
+    weights = house.file.parent / "models" / "b.gguf"
+    weights.unlink()
+    house.toolbox.may_go_on.clear()
+    house.write(policy={"roots": [{"path": "one"}]})
+    edit = asyncio.create_task(house.reload.read_again())
+    await asyncio.wait_for(house.toolbox.asked.wait(), BOUND_S)
+    weights.write_bytes(minimal_gguf())
+    await house.reload.look_again()
+    house.toolbox.may_go_on.set()
+    await edit
+
+    assert house.reload.live.current.models["b"].run.weights is not None
 
 
 async def test_folder_in_the_place_of_a_file_counts_as_missing(house: House) -> None:
