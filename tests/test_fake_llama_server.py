@@ -7,7 +7,6 @@ import json
 import os
 import select
 import signal
-import socket
 from pathlib import Path
 
 import httpx
@@ -15,6 +14,7 @@ import pytest
 
 from tests.support.fake import grandchildren_of, starts_of, write_fault
 from tests.support.fake_engine import BOUND_S, CHAT, HELLO, Engine, fake_engine, model_file
+from tests.support.ports import held_port
 
 
 @pytest.fixture
@@ -235,10 +235,9 @@ async def test_client_that_leaves_the_queue_is_counted_and_holds_nobody_up(model
 
 
 async def test_tcp_port_serves_as_well(model: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    async with fake_engine(model, "--host", "127.0.0.1", "--port", str(port)), httpx.AsyncClient() as http:
-        assert (await http.get(f"http://127.0.0.1:{port}/health")).json() == {"status": "ok"}
+    with held_port() as port:
+        async with fake_engine(model, "--host", "127.0.0.1", "--port", str(port)), httpx.AsyncClient() as http:
+            assert (await http.get(f"http://127.0.0.1:{port}/health")).json() == {"status": "ok"}
 
 
 async def test_idle_connection_is_closed_by_the_server(model: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from app.tools.base import Confinement, ToolProblem
 from app.tools.builtin.measure_http_latency import measure_http_latency
 from app.tools.worker import http, lockdown, net, trust
+from tests.support.ports import held_port
 from tests.tools.places import refusal
 from tests.tools.servers import FINE, certificate_in, serving
 
@@ -173,10 +174,9 @@ def test_what_is_no_http_is_an_answer(answer: bytes) -> None:
 
 
 def test_server_that_is_not_there_is_an_answer_that_says_what_to_try() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    with held_port() as port:
+        problem = refusal(measure_http_latency, f"127.0.0.1:{port}", inside=inside(port))
 
-    problem = refusal(measure_http_latency, f"127.0.0.1:{port}", inside=inside(port))
     assert (problem.code, "Try http://127.0.0.1" in problem.message) == ("no_answer", True)
 
 
