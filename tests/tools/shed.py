@@ -41,12 +41,19 @@ async def toolbox_noting(note: Callable[[Fact], None], *, warm: int = 1) -> Asyn
 
 def zygotes_of(pid: int) -> list[psutil.Process]:
     # Its own only: a service that other tests share has some too.
-    children = psutil.Process(pid).children()
-    return [child for child in children if any("worker/zygote.py" in word for word in child.cmdline())]
+    return [child for child in psutil.Process(pid).children() if _is_zygote(child)]
+
+
+def _is_zygote(process: psutil.Process) -> bool:
+    try:
+        return any("worker/zygote.py" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:  # it ended meanwhile
+        return False
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    return [worker for zygote in zygotes_of(pid) for worker in zygote.children()]
+    # A worker that ended is buried a moment later.
+    return [worker for zygote in zygotes_of(pid) for worker in zygote.children() if lives(worker)]
 
 
 def within(kind: WorkerKind, root: object) -> Confinement:
@@ -80,16 +87,25 @@ async def begun(toolbox: Toolbox) -> None:
             await asyncio.sleep(0.001)
 
 
-async def gone(processes: list[psutil.Process]) -> bool:
-    """True once they all are, or are only waiting to be buried by whoever adopted them."""
-
-    def alive(process: psutil.Process) -> bool:
-        try:
-            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
+async def spins(worker: psutil.Process) -> None:
+    """Wait until a worker has heard of its call, ``spin``: one that waits for it takes no processor time."""
+    begin_s = sum(worker.cpu_times()[:2])
     async with asyncio.timeout(BOUND_S):
-        while any(map(alive, processes)):  # noqa: ASYNC110 # they are nobody's children here
+        while sum(worker.cpu_times()[:2]) < begin_s + 0.05:  # noqa: ASYNC110 # the kernel's counters make no event
+            await asyncio.sleep(0.005)
+
+
+def lives(process: psutil.Process) -> bool:
+    """False also for one that only waits to be buried by whoever adopted it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def gone(processes: list[psutil.Process]) -> bool:
+    """True once they all are."""
+    async with asyncio.timeout(BOUND_S):
+        while any(map(lives, processes)):  # noqa: ASYNC110 # they are nobody's children here
             await asyncio.sleep(0.005)
     return True

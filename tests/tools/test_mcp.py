@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,6 +23,8 @@ from app.policy.rules import Policy, judge
 from app.tools.mcp import McpLost, McpServers
 from tests.support.declared import section
 from tests.support.gate import House
+from tests.support.ports import held_port
+from tests.tools.shed import lives
 
 BOUND_S = 60
 SERVER = str(Path(__file__).parents[1] / "support" / "mcp_server.py")
@@ -46,7 +47,7 @@ async def servers(facts: list[Fact]) -> AsyncIterator[McpServers]:
     async with asyncio.timeout(BOUND_S):
         await servers.close()
     left = set(psutil.Process().children(recursive=True)) - before
-    assert [child for child in left if child.status() != psutil.STATUS_ZOMBIE] == []
+    assert [child for child in left if lives(child)] == []
 
 
 async def until(holds: Callable[[], object]) -> None:
@@ -78,11 +79,6 @@ def listening(port: int) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 async def test_only_tools_that_are_allowed_are_offered(servers: McpServers) -> None:
@@ -183,8 +179,14 @@ async def test_long_answer_is_cut_and_one_beyond_all_measure_ends_the_connection
     assert await call(servers, "search", text="hi")
 
 
-async def test_server_over_http_through_its_death_and_return(servers: McpServers) -> None:
-    port = free_port()
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Where the server is to listen, before and after its death."""
+    with held_port() as port:
+        yield port
+
+
+async def test_server_over_http_through_its_death_and_return(servers: McpServers, port: int) -> None:
     with listening(port):
         await connected(servers, url=f"http://127.0.0.1:{port}/mcp", allow="all")
         assert await call(servers, "search", text="hi") == {"content": {"result": "1 times hi"}}

@@ -21,11 +21,12 @@ import pytest
 
 from app.errors import ToolError
 from app.journal import Fact
+from app.tasks import all_ended
 from app.tools.base import Confinement, Limits
 from app.tools.nursery import ZygoteDied
 from app.tools.toolbox import Toolbox, ToolBroke, WallsTried, WorkerDied
 from app.tools.workers import Worker
-from tests.tools.shed import BOUND_S, CANARIES, SPECS, begun, code_of, gone, run, within, workers_of, zygotes_of
+from tests.tools.shed import BOUND_S, CANARIES, SPECS, begun, code_of, gone, run, spins, within, workers_of, zygotes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,8 +96,9 @@ async def test_fault_089_tool_that_spins_is_ended_in_time(toolbox: Toolbox, insi
 
 @pytest.mark.parametrize("canary", ["crash", "abort"])
 async def test_fault_089_tool_that_crashes_is_an_answer_and_the_next_call_works(
-    toolbox: Toolbox, inside: Confinement, facts: list[Fact], canary: str
+    toolbox: Toolbox, inside: Confinement, facts: list[Fact], canary: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.tools.workers._LAST_WORDS_S", BOUND_S)  # a busy zygote tells later how it ended
     assert await code_of(toolbox, CANARIES[canary], inside) == "worker_died"
     assert await run(toolbox, SPECS["get_current_directory"], inside)
     # A worker may send no signal, not even to itself: abort() ends by a forbidden instruction.
@@ -220,14 +222,17 @@ async def test_killed_zygote_takes_its_workers_along_and_gets_a_successor(
     """Also a call that was in one of them is answered, and the next one works."""
     toolbox.keep([inside])
     await toolbox.ready()
+    [zygote], [worker] = zygotes_of(os.getpid()), workers_of(os.getpid())
     call = asyncio.create_task(code_of(toolbox, CANARIES["spin"], inside))
-    await begun(toolbox)
-    [zygote], workers = zygotes_of(os.getpid()), workers_of(os.getpid())
+    await spins(worker)  # a call that its worker had not heard of would be made again
     zygote.kill()
 
     assert await call == "worker_died"
-    assert await gone(workers)
+    assert await gone([worker])
     assert await run(toolbox, SPECS["get_current_directory"], inside)
+    async with asyncio.timeout(BOUND_S):
+        while not any(isinstance(fact, ZygoteDied) for fact in facts):  # noqa: ASYNC110 # nobody waits for its burial
+            await asyncio.sleep(0.005)
     assert [fact.why for fact in facts if isinstance(fact, ZygoteDied)] == ["the tool zygote ended (exit code -9)"]
     assert [other.pid for other in zygotes_of(os.getpid())] != [zygote.pid]
 
@@ -237,7 +242,11 @@ async def test_zygote_that_dies_between_two_calls_is_replaced_before_the_second(
 ) -> None:
     assert await run(toolbox, SPECS["get_current_directory"], inside)
     [zygote] = zygotes_of(os.getpid())
+    watch = os.pidfd_open(zygote.pid)
     zygote.kill()
+    # Nothing else goes on here meanwhile. A worker that still lived would take the call along with it.
+    assert select.select([watch], [], [], BOUND_S)[0]
+    os.close(watch)
 
     assert await run(toolbox, SPECS["get_current_directory"], inside)
 
@@ -247,6 +256,10 @@ async def test_worker_that_is_killed_with_its_zygote_before_its_call_is_made_aga
 ) -> None:
     """Nothing ran in it, so the call need not know."""
     assert await run(toolbox, SPECS["get_current_directory"], inside)
+    # The worker that was begun for the next call, too: the one of the call is to meet the death.
+    toolbox.keep([])
+    async with asyncio.timeout(BOUND_S):
+        await all_ended(toolbox._ending)
     [zygote], deaths = zygotes_of(os.getpid()), itertools.count()
     get_ready = Worker.get_ready
 
@@ -258,7 +271,6 @@ async def test_worker_that_is_killed_with_its_zygote_before_its_call_is_made_aga
         await get_ready(worker)
 
     monkeypatch.setattr(Worker, "get_ready", after_a_death)
-    toolbox.keep([])
 
     assert await run(toolbox, SPECS["get_current_directory"], inside)
     assert next(deaths) >= 2
