@@ -56,8 +56,8 @@ def lives(pid: int) -> bool:
     return False
 
 
-async def gone(pid: int, *, within_s: float = BOUND_S) -> None:
-    async with asyncio.timeout(within_s):
+async def gone(pid: int) -> None:
+    async with asyncio.timeout(BOUND_S):
         while lives(pid):  # noqa: ASYNC110 # the process is not ours to wait for
             await asyncio.sleep(0.01)
 
@@ -104,7 +104,7 @@ async def test_folder_that_is_not_there_is_an_engine_error_and_leaks_nothing(tmp
     before = psutil.Process().num_fds()
     with pytest.raises(EngineError, match="cannot start true"):
         await Child.spawn(("true",), environment=NOTHING, cwd=tmp_path / "missing")
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before, "threads that other tests left may close theirs meanwhile"
 
 
 async def test_no_free_file_descriptor_is_an_engine_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,13 +168,17 @@ async def test_several_stops_share_one_end(spawned: Begin) -> None:
 
 FORKS = """
 import os, sys, time
+told, tell = os.pipe()
 if os.fork() == 0:
     {before}
     print("grandchild", os.getpid(), flush=True)
+    os.write(tell, b"x")
     time.sleep(60)
+os.read(told, 1)
 print("up", flush=True)
 {after}
 """
+"""The parent goes on once its child has said who it is: of a parent that has ended, the log is soon read no more."""
 
 
 @pytest.mark.parametrize("before", ["pass", "os.setsid()"], ids=["same group", "session of its own"])
@@ -256,7 +260,7 @@ async def child_of_a_killed_parent(code: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a child must watch its standard input")
 async def test_child_dies_with_a_parent_that_is_killed() -> None:
     """kill -9 of AirLab leaves no llama-server with gigabytes of memory behind."""
-    await gone(await child_of_a_killed_parent(SLEEP), within_s=2)
+    await gone(await child_of_a_killed_parent(SLEEP))
 
 
 async def test_standard_input_ends_with_a_parent_that_is_killed() -> None:

@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,7 +135,8 @@ async def test_stop_ends_a_grandchild_in_a_session_of_its_own_too(native: Native
     assert psutil.pid_exists(grandchild)
     assert await running.stop(grace_s=0.1)
     assert (await running.exited()).code == -signal.SIGKILL
-    assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
+    with suppress(psutil.NoSuchProcess):  # whoever adopted it may bury it at any moment
+        assert psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
 
 
 async def test_sweep_ends_what_a_predecessor_left_and_nothing_else(native: NativeEngine, model: Path) -> None:
