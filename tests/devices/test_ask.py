@@ -62,7 +62,7 @@ def test_program_that_is_not_there_is_told() -> None:
 
 
 def gone(pid: int) -> bool:
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, FileNotFoundError):  # it may go between two looks
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
     return True
@@ -73,10 +73,11 @@ def test_program_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path, cl
     """Whether it holds its output open or not; what it started would hold it for ever."""
     pids = tmp_path / "pids"
     script = f"sleep {NEVER_S} & echo $$ $! >{pids}; {closed}sleep {NEVER_S}"
-    told = ask(program(tmp_path, f"PATH=/usr/bin:/bin; {script}"), limit_s=0.3)
+    # Long enough for it to say whom it started, on a busy machine too.
+    told = ask(program(tmp_path, f"PATH=/usr/bin:/bin; {script}"), limit_s=2.0)
 
     assert told.text is None
-    assert told.why_not in {"did not answer within 0.3 s", "did not end within 0.3 s"}
+    assert told.why_not in {"did not answer within 2 s", "did not end within 2 s"}
     deadline_s = time.monotonic() + NEVER_S
     for pid in map(int, pids.read_text().split()):
         while not gone(pid):

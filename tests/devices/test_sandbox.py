@@ -25,7 +25,9 @@ def test_asking_the_kernel_answers_everything_and_restricts_nothing() -> None:
 
     assert None not in (kernel.landlock_abi, kernel.landlock_off, kernel.seccomp, kernel.no_new_privileges)
     assert None not in (kernel.openat2, kernel.pidfd)
-    assert (restrictions(), len(list(Path("/proc/self/fd").iterdir()))) == (before, open_before)
+    assert restrictions() == before
+    # Threads that other tests left may close theirs meanwhile.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= open_before
     assert Path("/etc/passwd").read_text()
 
 

@@ -109,7 +109,7 @@ async def test_fault_070_server_that_never_ends_its_answer_ends_with_the_call(to
     with serving(lambda connection: ended.append(connection.recv(4096) and connection.recv(4096))) as port:
         inside = to_this_machine(port)
         with pytest.raises(ToolError) as caught:
-            await toolbox.run(SPECS["measure_http_latency"], {"hostname": f"http://127.0.0.1:{port}"}, inside, 0.5)
+            await toolbox.run(SPECS["measure_http_latency"], {"hostname": f"http://127.0.0.1:{port}"}, inside, 2.0)
         await toolbox.close()
 
     assert caught.value.code == "timeout"
