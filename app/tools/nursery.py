@@ -193,9 +193,10 @@ class _Zygote:
             _GoneError: The zygote is dead.
         """
         number = next(self._numbers)
+        await self._send({"id": number, "confinement": confinement.to_json(), "degraded": degraded})
+        # Not too late: the loop, which hears the answer, has not run since it was sent.
         asked = self._asked[number] = self._loop.create_future()
         try:
-            await self._send({"id": number, "confinement": confinement.to_json(), "degraded": degraded})
             pid, channel, watch, ended = await asked
         except asyncio.CancelledError:
             if asked.done() and not asked.cancelled() and asked.exception() is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -238,7 +239,7 @@ async def test_killed_zygote_takes_its_workers_along_and_gets_a_successor(
 
 
 async def test_zygote_that_dies_between_two_calls_is_replaced_before_the_second(
-    toolbox: Toolbox, inside: Confinement
+    toolbox: Toolbox, inside: Confinement, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await run(toolbox, SPECS["get_current_directory"], inside)
     [zygote] = zygotes_of(os.getpid())
@@ -249,6 +250,8 @@ async def test_zygote_that_dies_between_two_calls_is_replaced_before_the_second(
     os.close(watch)
 
     assert await run(toolbox, SPECS["get_current_directory"], inside)
+    gc.collect()
+    assert "asyncio" not in {record.name for record in caplog.records}, "a failure that nobody was told"
 
 
 async def test_worker_that_is_killed_with_its_zygote_before_its_call_is_made_again(
