@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.conftest import MakeLab
@@ -43,8 +42,8 @@ def test_client_that_leaves_ends_its_generation(make_lab: MakeLab, engine_kind: 
                 next(lines)
                 assert slot_of(engine)["is_processing"]
         else:
-            with pytest.raises(httpx.ReadTimeout):
-                service.http.post(CHAT, json=LONG, timeout=1.5)
+            with service.asked(CHAT, LONG):
+                wait_until(lambda: slot_of(engine)["is_processing"], "it is generated", every_s=POLL_S)
 
         assert_generation_ends_early(service, engine)
 
@@ -57,8 +56,8 @@ def test_client_that_leaves_the_queue_never_reaches_the_engine(make_lab: MakeLab
     with lab.serve() as service, service.stream() as first:
         lines = first.iter_lines()  # kept: when it goes, httpx closes the stream
         next(lines)
-        with pytest.raises(httpx.ReadTimeout):
-            service.http.post(CHAT, json={"messages": HELLO}, timeout=0.5)
+        with service.asked(CHAT, {"messages": HELLO}):
+            service.until_model("small", lambda row: (row["busy"], row["waiting"]) == (1, 1), "one waits")
         service.until_model("small", lambda row: (row["busy"], row["waiting"]) == (1, 0), "one busy, nobody waits")
 
         seen = service.engine().ask("/fake/requests")
@@ -74,7 +73,8 @@ def test_connection_to_the_engine_is_closed_when_the_client_leaves(make_lab: Mak
     with lab.serve() as service:
         with service.stream() as answer:
             next(answer.iter_lines())
-        assert service.engine().ask("/fake/cancelled?is=1")["active"] == 0
-        with pytest.raises(httpx.ReadTimeout):
-            service.http.post(CHAT, json={"messages": HELLO}, timeout=0.5)
-        assert service.engine().ask("/fake/cancelled?is=2")["active"] == 0
+        engine = service.engine()
+        assert engine.ask("/fake/cancelled?is=1")["active"] == 0
+        with service.asked(CHAT, {"messages": HELLO}):
+            engine.ask("/fake/active?is=1")
+        assert engine.ask("/fake/cancelled?is=2")["active"] == 0

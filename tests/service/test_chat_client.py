@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,20 @@ def workspace(lab: Lab) -> Path:
 def seen(service: Service) -> list[list[dict[str, Any]]]:
     """What the model was shown, prompt by prompt, without the system prompt."""
     return [prompt["messages"][1:] for prompt in prompts(service)]
+
+
+@contextmanager
+def gives_up(service: Service, talk: Any) -> Iterator[None]:
+    """Meanwhile the client waits for an answer only until the model has begun one."""
+
+    def post(path: str, body: dict[str, object], **_: object) -> Any:
+        with service.asked(path, body):
+            service.engine().ask("/fake/active?is=1")
+        raise TimeoutError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(talk.say.__globals__, "post", post)
+        yield
 
 
 def holds_what_is_stored(service: Service, conversation: Any) -> bool:
@@ -83,8 +99,8 @@ def test_client_that_gives_up_in_the_middle_goes_on_as_if_nothing_was(lab: Lab, 
             talk.say(f"question {number} of these")
         gate.unlink()
 
-        with pytest.raises(TimeoutError):
-            talk.say("nobody answers this", timeout_s=0.7)
+        with gives_up(service, talk), pytest.raises(TimeoutError):
+            talk.say("nobody answers this")
         wait_until(lambda: session(service, "mine")["turns"][-1]["status"] == "cancelled", "the turn is cancelled")
         gate.touch()
         talk.say("nobody answers this" if same_words else "but this one")

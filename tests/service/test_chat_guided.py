@@ -66,16 +66,9 @@ def test_forced_call_really_runs_and_its_result_names_the_files(room: Room) -> N
 
 
 def test_second_forced_call_goes_on_in_the_same_conversation(room: Room) -> None:
-    first = said(room.service, QUESTION, session_id="two", enable_tools=True, tool_choice=LIST, max_tokens=8)
-    second = said(
-        room.service,
-        "And the time?",
-        session_id="two",
-        enable_tools=True,
-        tool_choice=TIME,
-        max_tokens=8,
-        temperature=0,
-    )
+    more = {"session_id": "two", "enable_tools": True, "max_tokens": 8, "temperature": 0}
+    first = said(room.service, QUESTION, tool_choice=LIST, **more)
+    second = said(room.service, "And the time?", tool_choice=TIME, **more)
 
     assert (first["tool_calls"][0]["name"], second["tool_calls"][0]["name"]) == (LIST, TIME)
     rounds = [message for message in session(room.service, "two")["messages"] if message["role"] == "tool"]
@@ -131,7 +124,9 @@ def test_length_of_a_prompt_with_rounds_is_foretold_to_a_few_tokens(room: Room) 
 
 
 def test_tokens_generated_are_those_of_every_round(room: Room) -> None:
-    events = streamed(room.service, QUESTION, session_id="n", enable_tools=True, tool_choice=LIST, max_tokens=8)
+    events = streamed(
+        room.service, QUESTION, session_id="n", enable_tools=True, tool_choice=LIST, max_tokens=8, temperature=0
+    )
 
     done = events[-1][1]
     assert done["tokens_generated"] > sum(1 for name, _ in events if name == "token")

@@ -15,20 +15,29 @@ from tests.conftest import MakeLab
 from tests.service.kills import kill
 from tests.support.service import BOUND_S, Lab, Service, wait_until
 
-MOMENTS = 20
-"""More than a turn has events, so that some are killed after their end."""
+MOMENTS = (*range(19), 1000)
+"""After how many events of a turn it is killed; no turn has so many as the last, which is killed after its end."""
+MANY_TOKENS = 4000
+WITH_TOOLS = {"enable_tools": True, "max_tokens": MANY_TOKENS}
 LIST = "list_contents"
 ANSWER = " ".join(f"word{number}" for number in range(12))
+ENDLESS = " ".join(f"word{number}" for number in range(MANY_TOKENS))
+"""An answer that goes on however slow the test is."""
+ENDLESS_AT = {9, 11, 13}
 
 
 @pytest.fixture
 def lab(make_lab: MakeLab) -> Lab:
-    """A model that calls a tool and then speaks for a while."""
+    """A model whose context has room for a long answer, and a tool."""
     lab = make_lab("fake", models={"small": {"context_length": 16384}})
     configure(lab, tools={"builtin": [LIST]})
     (lab.folder / "workspace").mkdir()
-    lab.fault("small", supports_tools=True, token_s=0.01, replies=[calls((LIST, path(lab))), ANSWER])
     return lab
+
+
+def let_answer(lab: Lab, answer: str) -> None:
+    """From its next start on the model calls a tool and then speaks for a while."""
+    lab.fault("small", supports_tools=True, token_s=0.01, replies=[calls((LIST, path(lab))), answer])
 
 
 def path(lab: Lab) -> dict[str, str]:
@@ -38,7 +47,7 @@ def path(lab: Lab) -> dict[str, str]:
 def gather(service: Service, text: str, into: list[Event]) -> None:
     """Say something with tools; the events as far as they come."""
     # It is killed meanwhile. One by one: another thread counts them.
-    with suppress(httpx.HTTPError), streaming(service, text, enable_tools=True) as events:
+    with suppress(httpx.HTTPError), streaming(service, text, **WITH_TOOLS) as events:
         for event in events:
             into.append(event)  # noqa: PERF402
 
@@ -62,13 +71,15 @@ def require_whole_turns(service: Service, acknowledged: dict[str, str]) -> list[
 
 def test_twenty_kills_after_each_event_of_a_turn_lose_nothing_that_was_acknowledged(lab: Lab) -> None:
     acknowledged: dict[str, str] = {}
+    let_answer(lab, ANSWER)
     with lab.serve() as service:
         acknowledged["first"] = said(service, "first", enable_tools=True)["response"]
         kill(service)
 
     interrupted = 0
-    for moment in range(MOMENTS):
+    for moment in MOMENTS:
         text, events = f"turn {moment}", list[Event]()
+        let_answer(lab, ENDLESS if moment in ENDLESS_AT else ANSWER)
         with lab.serve() as service, ThreadPoolExecutor(1) as pool:
             known = require_whole_turns(service, acknowledged)
             gathering = pool.submit(gather, service, text, events)
@@ -91,10 +102,12 @@ def test_twenty_kills_after_each_event_of_a_turn_lose_nothing_that_was_acknowled
 @pytest.mark.parametrize("after", ["turn", "tool_start", "tool_result", "token"])
 def test_interrupted_turn_is_marked_and_the_next_answer_says_so(lab: Lab, after: str) -> None:
     """It is never taken up again by itself: a tool might run twice."""
-    with lab.serve() as service, streaming(service, "lost", enable_tools=True) as events:
+    let_answer(lab, ENDLESS)
+    with lab.serve() as service, streaming(service, "lost", **WITH_TOOLS) as events:
         next(data for name, data in events if name == after)
         kill(service)
 
+    let_answer(lab, ANSWER)
     with lab.serve() as service:
         view = session(service)
         answer = said(service, "after", enable_tools=True)
@@ -110,10 +123,12 @@ def test_interrupted_turn_is_marked_and_the_next_answer_says_so(lab: Lab, after:
 
 
 def test_lost_message_sent_again_is_not_stored_twice(lab: Lab) -> None:
-    with lab.serve() as service, streaming(service, "lost", enable_tools=True) as events:
+    let_answer(lab, ENDLESS)
+    with lab.serve() as service, streaming(service, "lost", **WITH_TOOLS) as events:
         next(data for name, data in events if name == "tool_result")
         kill(service)
 
+    let_answer(lab, ANSWER)
     with lab.serve() as service:
         assert said(service, "lost", enable_tools=True)["response"] == ANSWER
         assert [message["role"] for message in session(service)["messages"]] == [

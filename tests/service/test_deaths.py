@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeLab
-from tests.support.service import BOUND_S, Service, events_of, temporary_lab, wait_until
+from tests.support.service import BOUND_S, GONE_S, Service, events_of, temporary_lab, wait_until
 
 LONG = {"max_tokens": 3000, "ignore_eos": True}
 
@@ -32,7 +32,7 @@ def test_fault_103_killed_service_leaves_no_engine(make_lab: MakeLab, engine_kin
         engine = service.engine()
         service.signal(signal.SIGKILL)
         service.wait()
-        wait_until(lambda: not engine.alive, "the engine is gone", bound_s=2)
+        wait_until(lambda: not engine.alive, "the engine is gone", bound_s=GONE_S)
 
 
 def test_fault_103_service_killed_while_a_model_loads_leaves_no_engine(make_lab: MakeLab) -> None:
@@ -43,7 +43,7 @@ def test_fault_103_service_killed_while_a_model_loads_leaves_no_engine(make_lab:
         engine = service.engine()
         service.signal(signal.SIGKILL)
         service.wait()
-        wait_until(lambda: not engine.alive, "the engine is gone", bound_s=2)
+        wait_until(lambda: not engine.alive, "the engine is gone", bound_s=GONE_S)
 
 
 def test_successor_of_a_killed_service_clears_its_sockets_and_serves(make_lab: MakeLab) -> None:

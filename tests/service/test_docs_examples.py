@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.service import BOUND_S, ROOT, Lab, Service
+from tests.support.service import COMMAND_S, ROOT, Lab, Service
 
 SHOWN_AT = "http://127.0.0.1:8080"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "howto").glob("*.md"))]
@@ -84,7 +84,7 @@ def test_example_answers_as_a_reader_expects(shipped: Service, place: str, comma
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=BOUND_S,
+        timeout=COMMAND_S,
         check=False,
     )
 
@@ -105,12 +105,14 @@ def test_documented_client_works_as_it_is_shown(shipped: Service) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=COMMAND_S,
         check=False,
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    # Against what is stored, and not for words: a small model that is sampled says nothing now and then.
+    answer = shipped.http.get("/sessions/docs").raise_for_status().json()["messages"][-1]
+    assert (answer["role"], answer["content"].split()) == ("assistant", done.stdout.split())
 
 
 def test_tutorial_leads_to_training_data(shipped: Service) -> None:
@@ -147,7 +149,7 @@ def test_quoted_code_is_what_stands_there_or_runs(shipped: Service, place: str, 
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=BOUND_S,
+        timeout=COMMAND_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

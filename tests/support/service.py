@@ -10,13 +10,15 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,6 +37,10 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL_FILE = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 BOUND_S = 40.0
 """No wait in these tests is longer; on a calm machine all of them are over in a second or two."""
+COMMAND_S = 120.0
+"""The same for a command, which may load models and have them generate."""
+GONE_S = 20.0
+"""How long the kernel may take to end what was killed with its parent: at once, but for a machine that is busy."""
 USE_KEY, ADMIN_KEY = "use-key-for-tests", "admin-key-for-tests"
 KEYS = {"AIRLAB_API_KEY": USE_KEY, "AIRLAB_ADMIN_KEY": ADMIN_KEY}
 HELLO = [{"role": "user", "content": "Hello there"}]
@@ -105,11 +111,7 @@ class Service:
 
     def engine(self, key: str = "small") -> EngineProcess:
         """The engine of a model, once it has one that listens."""
-        pid = wait_until(lambda: self.model(key)["pid"], f"{key} has a process")
-        argv = wait_until(lambda: _argv_of_llama_server(pid), f"process {pid} has become llama-server")
-        socket = Path(argv[argv.index("--host") + 1])
-        wait_until(socket.exists, f"{key} has its socket")
-        return EngineProcess(pid, socket)
+        return wait_until(lambda: _engine_of(self.model(key)["pid"]), f"{key} has an engine that listens")
 
     def chat(self, **more: Any) -> httpx.Response:
         """One short chat."""
@@ -122,6 +124,19 @@ class Service:
         with self.http.stream("POST", CHAT, json=asked) as answer:
             yield answer
 
+    @contextmanager
+    def asked(self, path: str, body: Section) -> Iterator[None]:
+        """A POST whose answer nobody reads; leaving the block leaves it, as a client does that gives up."""
+        headers = {**self.http.headers, "content-type": "application/json"}
+        with closing(HTTPConnection(self.url.removeprefix("http://"), timeout=BOUND_S)) as connection:
+            connection.request("POST", path, json.dumps(body), headers)
+            yield
+
+    def hear(self) -> None:
+        """Come back once it has acted on what was sent to it, or closed, before: its loop has gone round often."""
+        for _ in range(10):
+            self.model()
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
@@ -131,9 +146,20 @@ class Service:
         return self.process.wait(bound_s)
 
 
-def _argv_of_llama_server(pid: int) -> list[str] | None:
-    argv = psutil.Process(pid).cmdline()
-    return argv if "--host" in argv and not any(part.endswith("tether.py") for part in argv) else None
+def _engine_of(pid: int | None) -> EngineProcess | None:
+    """What this process is, once it has become llama-server and listens; it may end while it is looked at."""
+    if pid is None:
+        return None
+    with suppress(psutil.NoSuchProcess, OSError):
+        argv = psutil.Process(pid).cmdline()
+        if "--host" in argv and not any(part.endswith("tether.py") for part in argv):
+            engine = EngineProcess(pid, Path(argv[argv.index("--host") + 1]))
+            # Its socket file is there a moment before anybody is heard on it.
+            with closing(socket.socket(socket.AF_UNIX)) as heard:
+                heard.settimeout(1)  # who is stopped may have its queue full
+                heard.connect(str(engine.socket))
+            return engine
+    return None
 
 
 def events_of(answer: httpx.Response) -> list[str]:
@@ -223,7 +249,9 @@ class Lab:
         """``airlab`` with these arguments, run to its end."""
         command = [sys.executable, "-m", "app", *arguments]
         told = {**self.full_environment, **environment}
-        return subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, timeout=BOUND_S, check=False)
+        return subprocess.run(
+            command, cwd=ROOT, env=told, capture_output=True, text=True, timeout=COMMAND_S, check=False
+        )
 
     @contextmanager
     def serve(self, *, key: str | None = None) -> Iterator[Service]:
@@ -277,10 +305,11 @@ class Lab:
             assert process.stdout
             process.stdout.close()
         try:
-            wait_until(lambda: not self.engine_processes(), "no engine is left", bound_s=2 if code >= 0 else 5)
+            wait_until(lambda: not self.engine_processes(), "no engine is left", bound_s=GONE_S)
         finally:
             for left in self.engine_processes():
-                left.kill()
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
         return code
 
     def engine_processes(self) -> list[psutil.Process]:
