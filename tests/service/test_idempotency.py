@@ -24,7 +24,7 @@ from tests.conftest import MakeLab
 from tests.service.kills import kill
 from tests.support.service import BOUND_S, Lab, Service, wait_until
 
-LIST = "list_contents"
+TIME = "get_current_time"
 
 
 @pytest.fixture
@@ -102,14 +102,16 @@ def test_a_turn_goes_on_for_the_retry_when_the_first_client_leaves(lab: Lab) -> 
 def test_a_turn_ends_when_nobody_listens_any_more(lab: Lab) -> None:
     lab.fault("small", token_gate_file=str(lab.folder / "never"))
     body = {"messages": [user("hi")], "session_id": "s", "max_tokens": 32, "stream": True}
+    ended: list[str] = []
     with lab.serve() as service:
         for _ in range(2):
             with service.http.stream("POST", "/chat", json=body, headers={"idempotency-key": "k"}) as answer:
                 next(data for name, data in events_of(answer) if name == "token")
+            # Asked again before the service knows that it was left, the same turn would be joined.
+            ended.append("cancelled")
+            wait_until(lambda: [turn["status"] for turn in session(service)["turns"]] == ended, "it is cancelled")
         wait_until(lambda: not service.model()["busy"], "the engine is free")
-        statuses = [turn["status"] for turn in session(service)["turns"]]
-
-    assert statuses == ["cancelled", "cancelled"]
+        assert [turn["status"] for turn in session(service)["turns"]] == ["cancelled", "cancelled"]
 
 
 def test_a_key_stands_for_one_request(lab: Lab) -> None:
@@ -155,12 +157,10 @@ def test_a_removed_session_takes_its_kept_answers_along(lab: Lab) -> None:
 def test_an_interrupted_turn_is_resumed_after_its_whole_rounds(make_lab: MakeLab) -> None:
     """What a tool did is done: going on must not do it twice."""
     lab = make_lab("fake", models={"small": {"context_length": 16384}})
-    configure(lab, tools={"builtin": [LIST]})
-    (lab.folder / "workspace").mkdir()
-    call = calls((LIST, {"path": str(lab.folder / "workspace")}))
-    lab.fault(
-        "small", supports_tools=True, starts=[{"replies": [call, "a b c"], "token_s": 0.1}, {"replies": ["done"]}]
-    )
+    configure(lab, tools={"builtin": [TIME]})
+    # The call is one token long and passes the gate; the answer waits in front of it to be interrupted.
+    held = {"replies": [calls((TIME, {})), "a b c"], "token_gate_file": str(lab.folder / "never")}
+    lab.fault("small", supports_tools=True, starts=[held, {"replies": ["done"]}])
     with lab.serve() as service, streaming(service, "look", enable_tools=True, system_prompt="Look well.") as events:
         next(data for name, data in events if name == "token")
         kill(service)
@@ -185,10 +185,13 @@ def test_an_interrupted_turn_is_resumed_after_its_whole_rounds(make_lab: MakeLab
 
 
 def test_a_cancelled_turn_is_resumed_or_left_for_good(lab: Lab) -> None:
-    lab.fault("small", token_s=0.05)
+    gate = lab.folder / "gate"
+    lab.fault("small", token_gate_file=str(gate))
     with lab.serve() as service:
         with streaming(service, "one") as events:
             next(data for name, data in events if name == "token")
+        wait_until(lambda: session(service)["last_turn"]["status"] == "cancelled", "it is cancelled")
+        gate.touch()
         resumed = service.http.post("/sessions/s/resume", json={}).raise_for_status().json()
         assert visible(service) == [user("one"), {"role": "assistant", "content": resumed["response"]}]
         assert said(service, "two")["notices"] == []

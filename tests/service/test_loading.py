@@ -78,15 +78,18 @@ def test_requests_wait_while_the_model_loads_and_all_are_answered(make_lab: Make
         assert service.model()["waiting"] == 0
 
 
-def test_client_that_gives_up_during_a_load_finds_the_model_ready_later(make_lab: MakeLab) -> None:
+async def test_client_that_gives_up_during_a_load_finds_the_model_ready_later(make_lab: MakeLab) -> None:
     """Who goes away ends his own wait, never a load that has begun."""
     lab = make_lab()
     gate = lab.folder / "gate"
     lab.fault("small", load_until_file=str(gate))
 
     with lab.serve() as service:
-        with pytest.raises(httpx.ReadTimeout):
-            service.http.post(CHAT, json={"messages": HELLO}, timeout=1)
+        async with httpx.AsyncClient(base_url=service.url, timeout=BOUND_S) as client:
+            asked = asyncio.create_task(client.post(CHAT, json={"messages": HELLO}))
+            await asyncio.to_thread(service.until_model, "small", lambda row: row["waiting"] == 1, "it waits")
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
         service.until_model("small", lambda row: row["waiting"] == 0, "nobody waits")
         first = service.engine()
         gate.touch()

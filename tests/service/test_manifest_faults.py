@@ -95,10 +95,11 @@ def test_fault_018_file_that_is_mounted_alone_is_seen_when_written_in_place_and_
 def test_fault_020_file_that_is_back_within_a_moment_is_no_failure(make_lab: MakeLab) -> None:
     lab = make_lab(models={"small": {}, "other": {}})
     with lab.serve() as service:
-        text = edited(lab, default_model="other")
+        whole = lab.manifest.with_name("whole")
+        whole.write_text(edited(lab, default_model="other"))
         lab.manifest.unlink()
         # However far the look has got by now: it waits for two seconds.
-        lab.manifest.write_text(text)
+        whole.replace(lab.manifest)
         until_generation(service, 2)
         assert 'reloads_total{result="failed"} 0' in service.http.get("/metrics").text
 

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -48,6 +48,8 @@ _TURNS = 10
 MOST_GROWTH_BYTES, MOST_MORE_DESCRIPTORS = 40 * MIB, 4
 """From the middle to the end. Lines of a megabyte leave holes in the heap that the system does not get back."""
 ALLOWED = {200, 429, 502, 503, 504}
+FAULTY = {"502", "503", "chat error"}
+"""How requests end that met a fault."""
 
 
 @dataclass
@@ -63,6 +65,8 @@ class Report:
     rss_bytes: list[int] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+    least: int = 0
+    """It goes on, within bounds, until so many requests went well, and one did not."""
 
     def lines(self) -> Iterator[str]:
         """The figures."""
@@ -88,8 +92,13 @@ class _Soak:
                 group.create_task(self._ask_on(number))
             group.create_task(self._harm_on())
 
+    def _goes_on(self) -> bool:
+        late_s, answers, least = time.monotonic() - self._ends_s, self._report.answers, self._report.least
+        is_short = least > 0 and (answers["200"] < least or not answers.keys() & FAULTY)
+        return late_s < 0 or (is_short and late_s < BOUND_S)
+
     async def _ask_on(self, number: int) -> None:
-        while time.monotonic() < self._ends_s:
+        while self._goes_on():
             key = self._chance.choice((*MODELS, FAR))
             way = self._chance.choice((self._plain, self._stream, self._slow, self._chat))
             leaves_s = self._chance.choice(LEAVES_S)
@@ -152,7 +161,7 @@ class _Soak:
     async def _harm_on(self) -> None:
         often = (self._script, self._script, self._kill, self._load, self._unload, self._switch)
         deeds = (*often, *often, self._edit, self._edit, self._replace, self._restart_elsewhere)
-        while time.monotonic() < self._ends_s:
+        while self._goes_on():
             deed = self._chance.choice(deeds)
             self._report.deeds[deed.__name__.strip("_")] += 1
             await deed(self._chance.choice(MODELS))
@@ -201,8 +210,8 @@ class _Soak:
             await self._http.post("/model/switch", json={"model_key": key}, timeout=2)
 
 
-def soak(seconds: float, *, seed: int) -> Report:
-    """Serve a lab of its own, and soak it for so long."""
+def soak(seconds: float, *, seed: int, least: int = 0) -> Report:
+    """Serve a lab of its own, and soak it for so long; for longer where so few requests went well by then."""
     report = Report(seconds, seed)
     profile = {"max_loaded": 2, "parallel": 2}
     models = {key: {"context_length": 1024} for key in MODELS}
@@ -216,7 +225,7 @@ def soak(seconds: float, *, seed: int) -> Report:
         service = stack.enter_context(lab.serve())
         _calm(lab, service, report)
         for half in range(2):  # the first one warms it up
-            part = Report(seconds / 2, seed + half, report.answers, report.deeds, troubles=report.troubles)
+            part = replace(report, seconds=seconds / 2, seed=seed + half, least=least * half)
             asyncio.run(_Soak(lab, service, far, part).run())
             _calm(lab, service, report)
             asyncio.run(_see_far(service, far, report))
