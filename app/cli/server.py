@@ -40,8 +40,7 @@ def serve(options: argparse.Namespace) -> int:
     require_keys_for(where.host, settings)
     with _listen(where.host, where.port) as listener:
         if service is None and trouble is not None:
-            _announce(listener)
-            service = wait_for_manifest(settings, trouble, listener)
+            service = wait_for_manifest(settings, trouble, listener, lambda: _announce(listener))
         return DONE if service is None else _serve(service, listener)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -24,9 +25,18 @@ from app.settings import Settings
 log = logging.getLogger("airlab")
 
 
-def wait_for_manifest(settings: Settings, trouble: ManifestError, listener: socket.socket) -> Service | None:
-    """The service of the manifest, once that is right; None when a signal came first. ``listener`` stays open."""
-    server = _Waiting(settings, trouble)
+def wait_for_manifest(
+    settings: Settings, trouble: ManifestError, listener: socket.socket, announce: Callable[[], None]
+) -> Service | None:
+    """The service of the manifest, once that is right; None when a signal came first.
+
+    Args:
+        settings: Say where the manifest is to be.
+        trouble: What is wrong with it, for whoever asks meanwhile.
+        listener: Stays open.
+        announce: Says where it serves, once it answers and minds signals.
+    """
+    server = _Waiting(settings, trouble, announce)
     log.warning("airlab.yaml cannot be used, and none was in force here before; waiting for it\n%s", trouble.message)
     with listener.dup() as own:
         server.run(sockets=[own])
@@ -36,9 +46,9 @@ def wait_for_manifest(settings: Settings, trouble: ManifestError, listener: sock
 class _Waiting(uvicorn.Server):
     """uvicorn with the waiting room, watching the file."""
 
-    def __init__(self, settings: Settings, trouble: ManifestError) -> None:
+    def __init__(self, settings: Settings, trouble: ManifestError, announce: Callable[[], None]) -> None:
         self.service: Service | None = None
-        self._settings = settings
+        self._settings, self._announce = settings, announce
         self._room = WaitingRoom(Auth(settings), trouble)
         app = Guard(self._room, EdgePolicy())
         super().__init__(uvicorn.Config(app, lifespan="off", log_config=None, log_level="warning", **uvicorn_options()))
@@ -51,6 +61,11 @@ class _Waiting(uvicorn.Server):
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve, then say where."""
+        await super().startup(sockets)
+        self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End; unlike uvicorn's own, without raising the signal once more afterwards."""
