@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,12 +28,6 @@ from tests.support.service import BOUND_S, USE_KEY, Lab, Service, wait_until
 TIME = "get_current_time"
 MEASURED = {"generation_time", "tokens_per_second", "duration_s", "message_id", "user_message_id"}
 HI = [user("hi")]
-
-
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as pool:
-        yield pool
 
 
 @pytest.fixture

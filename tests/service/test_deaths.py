@@ -16,12 +16,6 @@ from tests.support.service import BOUND_S, GONE_S, Service, events_of, temporary
 LONG = {"max_tokens": 3000, "ignore_eos": True}
 
 
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as pool:
-        yield pool
-
-
 def test_fault_103_killed_service_leaves_no_engine(make_lab: MakeLab, engine_kind: str) -> None:
     """kill -9 gives AirLab no chance to tidy up: the kernel must."""
     lab = make_lab(engine_kind, models={"small": {"context_length": 4096}})

@@ -20,13 +20,6 @@ TWO: dict[str, dict[str, Any]] = {"small": {}, "other": {}}
 Background = ThreadPoolExecutor
 
 
-@pytest.fixture
-def background() -> Iterator[Background]:
-    """Threads for requests that are to be open while the test goes on."""
-    with ThreadPoolExecutor(64) as pool:
-        yield pool
-
-
 @contextmanager
 def loading(make_lab: MakeLab) -> Iterator[tuple[Service, Path]]:
     """A service whose model has begun to load, and the file that ends its loading."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -20,12 +19,6 @@ from tests.support.service import BOUND_S, CHAT, HELLO, Lab, Service, wait_until
 HASTY = "tests.soak.hasty"
 HUNG = {"health_ok_but_hung": True, "ignore_sigterm": True}
 ENDLESS = {"tokens": 100_000, "token_s": 0.05}
-
-
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as pool:
-        yield pool
 
 
 def turn_events(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
