@@ -331,8 +331,10 @@ def test_branches_of_a_real_model_go_from_question_to_training_data(served: Serv
     """The owner's loop: chat, say it better, answer once more, export."""
     asked: dict[str, Any] = {"session_id": "loop", "max_tokens": 12, "temperature": 0}
     first = said(served, "Name a colour.", **asked)
-    edited = post(served, "loop/edit", message_id=first["user_message_id"], content="Name a fruit.", max_tokens=12)
-    again = post(served, "loop/regenerate", max_tokens=12, temperature=1.5)
+    said_better = {"message_id": first["user_message_id"], "content": "Name a fruit."}
+    # Neither is sampled, which may say nothing, or the same; the shorter one is another answer in any case.
+    edited = post(served, "loop/edit", **said_better, max_tokens=12, temperature=0)
+    again = post(served, "loop/regenerate", max_tokens=6, temperature=0)
     told = served.http.get("/sessions/loop/export", params={"branches": "all"}).text
 
     assert all(answer["tokens_generated"] > 0 for answer in (first, edited, again))

@@ -38,6 +38,12 @@ def begin_to_stop(service: Service) -> None:
     wait_until(lambda: service.http.get("/health").status_code == 503, "health says that it stops")
 
 
+def hurried_to_its_end(service: Service) -> None:
+    """Waited for: a third signal, that of the test's end, may come when it is all done and listens to none any more."""
+    service.signal(signal.SIGTERM)
+    assert service.wait() == 0
+
+
 def test_fault_113_open_streams_are_finished_before_the_end(make_lab: MakeLab) -> None:
     lab = make_lab(profile={"parallel": 3})
     with streaming(lab, 3) as (service, ends):
@@ -72,7 +78,7 @@ def test_while_it_drains_health_is_503_and_new_work_is_refused(make_lab: MakeLab
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "model_unavailable"
         assert int(refused.headers["retry-after"]) >= 1
-        service.signal(signal.SIGTERM)
+        hurried_to_its_end(service)
 
 
 def test_who_waits_for_a_slot_is_refused_when_it_drains(make_lab: MakeLab) -> None:
@@ -82,7 +88,7 @@ def test_who_waits_for_a_slot_is_refused_when_it_drains(make_lab: MakeLab) -> No
         begin_to_stop(service)
 
         assert waiting.result(BOUND_S).status_code == 503
-        service.signal(signal.SIGTERM)
+        hurried_to_its_end(service)
 
 
 def test_shutdown_by_request_finishes_open_work_and_exits_0(make_lab: MakeLab) -> None:

@@ -100,7 +100,7 @@ def test_fault_099_client_that_gives_up_early_each_time_has_a_fresh_engine_in_th
                 return httpx.post(
                     f"{service.url}{CHAT}", json={"messages": HELLO, "max_tokens": 4}, timeout=0.5
                 ).status_code
-            except httpx.ReadTimeout:
+            except httpx.TimeoutException:
                 continue
 
     with lab.serve() as service:

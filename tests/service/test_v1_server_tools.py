@@ -88,13 +88,30 @@ def test_openai_client_streams_it(service: Service) -> None:
 
     *said, finish, usage = chunks
     assert len({chunk.id for chunk in chunks}) == 1
-    assert said[0].choices[0].delta.role == "assistant"
+    assert chunks[0].choices[0].delta.role == "assistant"
     assert all(chunk.choices[0].finish_reason is None for chunk in said)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in said)
+    # The folder's name is another one each time, and after some of them a small model has nothing to say.
+    words = "".join(chunk.choices[0].delta.content or "" for chunk in said)
     assert finish.choices[0].finish_reason in {"stop", "length"}
+    assert words or finish.choices[0].finish_reason == "stop"
     assert usage.choices == []
     assert usage.usage is not None
     assert usage.usage.completion_tokens > 0
+
+
+def test_stream_says_what_the_model_says_after_its_tools(make_lab: MakeLab) -> None:
+    lab = make_lab(models={"small": {"tool_mode": "guided", "context_length": 4096}})
+    decision = {"tool": TIME, "arguments": {}}
+    lab.fault("small", replies=[json.dumps(decision), '{"tool": "none"}', "It is late."])
+    with lab.serve() as service:
+        answer = ask(service, server_tools=[TIME], stream=True)
+        [entry] = audited(service)
+
+    *events, done = [block.removeprefix("data: ") for block in answer.text.split("\n\n") if block]
+    chunks = [json.loads(event)["choices"][0] for event in events]
+    assert "".join(chunk["delta"].get("content", "") for chunk in chunks) == "It is late."
+    assert (chunks[-1]["finish_reason"], done) == ("stop", "[DONE]")
+    assert (entry["tool"], entry["status"]) == (TIME, "ok")
 
 
 def test_stream_ends_with_done_once(service: Service) -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from tests.support.fake import fake_llama_server_command, write_fault
+from tests.support.ports import held_port
 from tests.support.toxic import Toxic, toxic_proxy
 
 MODEL = "far"
@@ -29,7 +30,7 @@ _HOST = "127.0.0.1"
 class Elsewhere:
     """A server with one model, and the port under which AirLab knows it."""
 
-    def __init__(self, folder: Path, listener: socket.socket) -> None:
+    def __init__(self, folder: Path, listener: socket.socket, port: int) -> None:
         """Use ``elsewhere``."""
         self.url = f"http://{_HOST}:{listener.getsockname()[1]}/v1"
         self.is_toxic = True
@@ -38,9 +39,7 @@ class Elsewhere:
         self._model.write_bytes(b"GGUF")
         self._command = fake_llama_server_command(folder)
         self._listener = listener
-        with socket.socket() as free:
-            free.bind((_HOST, 0))
-            self._port = free.getsockname()[1]
+        self._port = port
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, fault: Mapping[str, object]) -> None:
@@ -74,8 +73,8 @@ class Elsewhere:
 @contextmanager
 def elsewhere(folder: Path) -> Iterator[Elsewhere]:
     """A server in this folder; it is gone when the block ends."""
-    with socket.create_server((_HOST, 0)) as listener:
-        server = Elsewhere(folder, listener)
+    with socket.create_server((_HOST, 0)) as listener, held_port() as port:
+        server = Elsewhere(folder, listener, port)
         try:
             server.start({})
             yield server

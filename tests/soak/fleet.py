@@ -198,15 +198,15 @@ class _Soak:
         self._far.start(fault)
 
     async def _load(self, key: str) -> None:
-        with suppress(httpx.ReadTimeout):
+        with suppress(httpx.TimeoutException):
             await self._http.post(f"/models/{key}/load", params={"beside": "true"}, timeout=2)
 
     async def _unload(self, key: str) -> None:
-        with suppress(httpx.ReadTimeout):
+        with suppress(httpx.TimeoutException):
             await self._http.post(f"/models/{key}/unload", timeout=2)
 
     async def _switch(self, key: str) -> None:
-        with suppress(httpx.ReadTimeout):
+        with suppress(httpx.TimeoutException):
             await self._http.post("/model/switch", json={"model_key": key}, timeout=2)
 
 

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,26 +127,26 @@ class Load:
 
 async def load(calls: int) -> Load:
     """Make calls one after the other, every tenth of them one that dies or is ended."""
-    found = Load()
+    found, others = Load(), {*psutil.Process().children()}
     with tempfile.TemporaryDirectory() as folder:
         inside = within("fs_read", folder)
         async with toolbox_noting(lambda fact: None, warm=2) as toolbox:
             toolbox.keep([inside])
             for number in range(WARM_UP_CALLS + calls):
                 if number == WARM_UP_CALLS:
-                    await _measure(toolbox, found)
+                    await _measure(toolbox, found, others)
                 begin_s = time.perf_counter()
                 await run(toolbox, SPECS["get_current_directory"], inside)
                 if number >= WARM_UP_CALLS:
                     found.took_ms.append((time.perf_counter() - begin_s) * 1000)
                 if number % 10 == 0:
                     await asyncio.gather(run(toolbox, CANARIES["crash"], inside), return_exceptions=True)
-            await _measure(toolbox, found)
+            await _measure(toolbox, found, others)
     return found
 
 
-async def _measure(toolbox: Toolbox, found: Load) -> None:
-    """Once nothing is in the middle of beginning or ending."""
+async def _measure(toolbox: Toolbox, found: Load, others: Collection[psutil.Process]) -> None:
+    """Once nothing is in the middle of beginning or ending; without ``others``, which tests before this one share."""
     async with asyncio.timeout(BOUND_S):
         while toolbox._ending:
             await asyncio.gather(*toolbox._ending)
@@ -158,7 +158,8 @@ async def _measure(toolbox: Toolbox, found: Load) -> None:
     gc.collect()
     both = (psutil.Process(), zygote)
     found.descriptors.append(sum(process.num_fds() for process in both))
-    found.processes.append(len(psutil.Process().children(recursive=True)))
+    ours = [child for child in psutil.Process().children() if child not in others]
+    found.processes.append(len(ours) + sum(len(child.children(recursive=True)) for child in ours))
     found.resident_bytes.append(sum(process.memory_info().rss for process in both))
 
 

@@ -129,7 +129,7 @@ class Way:
     def __init__(self, place: Path) -> None:
         """Passes on."""
         self.place = place
-        self._mode: Literal["passes", "hangs"] = "passes"
+        self._mode: Literal["passes", "hangs", "gone"] = "passes"
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._listener = self._listen()
@@ -146,6 +146,7 @@ class Way:
 
     def vanish(self) -> None:
         """As a daemon that ended: no socket, and every connection broken."""
+        self._mode = "gone"  # also for who was taken at this moment, and is not among the open ones yet
         self._listener.close()
         self.place.unlink(missing_ok=True)
         self._break()
@@ -189,6 +190,8 @@ class Way:
         with ExitStack() as stack:
             stack.callback(self._open.discard, client)
             stack.enter_context(client)
+            if mode == "gone":
+                return
             engine = stack.enter_context(socket.socket(socket.AF_UNIX))
             other = {client: engine, engine: client}
             with suppress(OSError, ValueError):

@@ -107,9 +107,11 @@ class Terminal:
 
     def _read(self) -> bool:
         """Draw what has come; whether the program has closed its end."""
+        # Asked first: what it writes between a look in vain and its end is there at the next look.
+        over = self.process.poll() is not None
         ready, _, _ = select.select([self._master], [], [], _LOOK_S)
         if not ready:
-            return self.process.poll() is not None
+            return over
         try:
             data = os.read(self._master, 65536)
         except OSError:  # Linux says so when nobody holds the other end
