@@ -407,6 +407,7 @@ def test_while_it_drains_nothing_new_is_begun(make_lab: MakeLab) -> None:
         wait_until(lambda: service.http.get("/health").status_code == 503, "it drains")
         refused = post(service, REQUEST)
         gate.touch()
+        assert service.wait() == 0
 
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1

@@ -51,8 +51,9 @@ class Client:
 
     @property
     def text(self) -> str:
-        """What it says next; said again until it is answered."""
-        return f"client {self.number} says thing {len(self.told)} and expects to hear it back"
+        """What it says next; said again until it is answered. Longer and shorter, or all would be answered at once."""
+        again = " again" * (self.number % 17)
+        return f"client {self.number} says thing {len(self.told)} and expects to hear it back{again}"
 
     async def go_on(self, http: httpx.AsyncClient, turns: float, answered: asyncio.Semaphore) -> None:
         """Take turns until it has so many answers, each released to ``answered``. Raises what httpx raises when the
@@ -78,6 +79,7 @@ class Client:
         headers = {"idempotency-key": f"{self.session_id}/{len(self.told)}"}
         async with http.stream("POST", "/chat", json=body, headers=headers) as answer:
             if answer.status_code == 429:
+                await answer.aread()
                 return None
             if not streams or answer.status_code != 200:
                 text = (await answer.aread()).decode()
@@ -156,7 +158,9 @@ class _Connections:
     """HTTP from several addresses of this machine."""
 
     def __init__(self, service: Service) -> None:
-        limits = httpx.Limits(max_connections=CLIENTS // ADDRESSES, max_keepalive_connections=0)
+        # Kept: all clients together are as many as AirLab takes connections, and whoever came anew would be refused
+        # while it has yet to see that the old one is closed.
+        limits = httpx.Limits(max_connections=CLIENTS // ADDRESSES, max_keepalive_connections=None)
         self._clients = [
             httpx.AsyncClient(
                 base_url=service.url,
