@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from app.tasks import all_ended
 from app.tools.base import Confinement, WorkerKind
 from app.tools.toolbox import Toolbox
 from tests.soak.ending import end_when_told
@@ -148,8 +149,7 @@ async def load(calls: int) -> Load:
 async def _measure(toolbox: Toolbox, found: Load, others: Collection[psutil.Process]) -> None:
     """Once nothing is in the middle of beginning or ending; without ``others``, which tests before this one share."""
     async with asyncio.timeout(BOUND_S):
-        while toolbox._ending:
-            await asyncio.gather(*toolbox._ending)
+        await all_ended(toolbox._ending)
         await toolbox.ready()
         [zygote] = zygotes_of(os.getpid())
         # A worker that ended is buried a moment later.
