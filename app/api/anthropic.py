@@ -23,6 +23,7 @@ from app.api.fields import (
     ToolFunction,
     WholeNumber,
     check_arguments,
+    check_choice,
     check_nesting,
     decode_body,
 )
@@ -173,6 +174,7 @@ def _asked(fields: CountFields) -> Asked:
         response_format=_response_format(fields.output_config),
     )
     check_nesting(chat)
+    check_choice(chat)
     return Asked(chat, tuple(media), MessageTelling, "messages")
 
 

@@ -224,6 +224,8 @@ def read_fields(body: bytes, kind: type[_F]) -> _F:
         _check_messages(fields.messages)
     if isinstance(fields, Sampling):
         check_nesting(fields)
+    if isinstance(fields, ChatFields):
+        check_choice(fields)
     if isinstance(fields, RerankFields):
         _settle_documents(fields)
     return fields
@@ -249,6 +251,14 @@ def check_nesting(fields: Sampling) -> None:
     for name, value in free:
         if too_deep(value):
             raise BadRequestError(f"{name} is nested more than {MOST_LEVELS} deep", param=name)
+
+
+def check_choice(fields: ChatFields) -> None:
+    """Raises BadRequestError where a call is asked for and there is no tool: llama-server would answer with words."""
+    asks = fields.tool_choice not in (None, "none", "auto")
+    if asks and not fields.tools and not fields.server_tools:
+        message = "tool_choice asks for a call, and the request has no tools; send some, or leave tool_choice out"
+        raise BadRequestError(message, param="tool_choice")
 
 
 def _settle_documents(fields: RerankFields) -> None:

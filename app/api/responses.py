@@ -23,6 +23,7 @@ from app.api.fields import (
     Tool,
     ToolFunction,
     check_arguments,
+    check_choice,
     check_nesting,
     decode_body,
 )
@@ -140,6 +141,7 @@ def read_response(body: bytes) -> Asked:
         response_format=_response_format(fields.text.format if fields.text else None),
     )
     check_nesting(chat)
+    check_choice(chat)
     return Asked(chat, tuple(media), lambda model: ResponsesTelling(model, _echo(fields)), "input")
 
 

@@ -157,6 +157,7 @@ def test_form_of_the_text_goes_on() -> None:
         ({"tools": [{"type": "function"}]}, "tools[0].name", "needs a name"),
         ({"tool_choice": {"type": "file_search"}}, "tool_choice.type", "'file_search'"),
         ({"tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name", "none of the request's tools"),
+        ({"tool_choice": "required"}, "tool_choice", "has no tools"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format.type", "'grammar'"),
         ({"input": []}, "input", "length >= 1"),
         ({"input": [7]}, "input[0]", "object"),
@@ -291,6 +292,7 @@ def test_thinking_and_form_of_a_message_go_on() -> None:
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type", "web_search_20250305"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type", "bash_20250124"),
         ({"tool_choice": {"type": "tool", "name": "x"}}, "tool_choice.name", "none of the request's tools"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice", "has no tools"),
         (
             {"messages": [turn("user", {"type": "image", "source": {"type": "url", "url": "http://x"}})]},
             *("messages[0].content[0].source", "fetches nothing"),

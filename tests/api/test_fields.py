@@ -169,6 +169,25 @@ def test_what_clients_shape_freely_is_nested_only_so_deep(field: str, value: Any
     assert "nested more than 128 deep" in error.message
 
 
+ADD = {"type": "function", "function": {"name": "add"}}
+
+
+@pytest.mark.parametrize("choice", ["required", "any", {"type": "function", "function": {"name": "add"}}, {}, 0, True])
+def test_call_that_is_asked_for_needs_a_tool(choice: Any) -> None:
+    """llama-server would answer with words, and a client that waits for a call would wait for ever."""
+    for tools in ({}, {"tools": []}, {"tools": None}, {"server_tools": []}):
+        error = refusal(tool_choice=choice, **tools)
+        assert error.param == "tool_choice"
+        assert "the request has no tools" in error.message
+    assert sent(tool_choice=choice, tools=[ADD])["tool_choice"] == choice
+    assert read(tool_choice=choice, server_tools=["now"]).tool_choice == choice
+
+
+@pytest.mark.parametrize("choice", ["none", "auto", None])
+def test_choice_that_asks_for_no_call_needs_no_tool(choice: Any) -> None:
+    assert "tools" not in sent(tool_choice=choice)
+
+
 @pytest.mark.parametrize("arguments", ["{}", "", "null", '{"a": [1]}', "5"])
 def test_arguments_in_the_history_that_are_json_pass(arguments: str) -> None:
     assert sent(messages=calling(function={"name": "add", "arguments": arguments}))
