@@ -156,13 +156,14 @@ class _Server:
         self._children: set[Child] = set()
         self._stir = asyncio.Event()
         """Set when there may be news: another list of tools, a fault, the end."""
-        self._gone = self._was_up = False
+        self._gone = self._was_up = self._closing = False
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, first_wait_s: float) -> None:
         self._task = asyncio.create_task(self._keep_connected(first_wait_s))
 
     async def close(self) -> None:
+        self._closing = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -198,6 +199,9 @@ class _Server:
                 why = "it closed the connection"
             except Exception as exc:  # noqa: BLE001 # whatever a server or the SDK does, it is tried again
                 why = _reason(exc)
+            if self._closing:
+                # Cancelled in the moment in which it broke off: a task group of the SDK's tells the failure alone.
+                return
             if self._was_up:
                 wait_s, said = first_wait_s, ""
             self._offer({}, f"not connected: {why}; tried again {format_duration(wait_s)} later")

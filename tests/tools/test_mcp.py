@@ -20,7 +20,7 @@ from app.gate import Gate
 from app.journal import Fact, Journal
 from app.live.guards import Joined
 from app.policy.rules import Policy, judge
-from app.tools.mcp import McpLost, McpServers
+from app.tools.mcp import McpLost, McpServers, _Server
 from tests.support.declared import section
 from tests.support.gate import House
 from tests.support.ports import held_port
@@ -224,6 +224,27 @@ async def test_server_that_never_gets_through_blocks_nobody(servers: McpServers,
 
     assert list(servers.specs()) == ["fine__search"]
     assert not servers.status()["docs"].startswith("connected")
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_servers_are_closed_in_whatever_moment_one_ends_by_itself(
+    servers: McpServers, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many steps of the event loop after its end was heard; the fixture closes them, and waits for it."""
+    has_ended = asyncio.Event()
+    hear_of_it = _Server._ended
+
+    def ended(server: _Server) -> None:
+        hear_of_it(server)
+        has_ended.set()
+
+    monkeypatch.setattr(_Server, "_ended", ended)
+    servers.keep({"docs": section("mcp", command=[sys.executable, HOSTILE, "gone"], allow="all")})
+
+    async with asyncio.timeout(BOUND_S):
+        await has_ended.wait()
+        for _ in range(steps):
+            await asyncio.sleep(0)
 
 
 async def test_program_that_is_not_there_is_said(servers: McpServers) -> None:
