@@ -13,15 +13,21 @@ import time
 from concurrent.futures import thread
 
 _LATEST_S = 0.15
-_STEPS_LATE = 0.025
+"""The longest pause, and the longest time after one without another: else thousands of steps would take minutes."""
+_STEPS_LATE = 0.05
 """The part of the event loop's steps before or after which there is a pause."""
 _CALLS_LATE = 0.25
 """The part of the calls in threads before which there is a pause, and after which."""
 
 
+class _Clock:
+    rests_until_s = 0.0
+
+
 def _perhaps(part: float) -> None:
-    if random.random() < part:
+    if random.random() < part and time.monotonic() > _Clock.rests_until_s:
         time.sleep(random.random() * _LATEST_S)
+        _Clock.rests_until_s = time.monotonic() + random.random() * _LATEST_S
 
 
 def _make_late(owner: type, method: str, part: float) -> None:
