@@ -343,7 +343,6 @@ def test_client_that_leaves_while_its_turn_waits_for_another_leaves_no_trace(lab
             next(data for name, data in events if name == "token")
             with service.asked("/chat", {"messages": HI, "session_id": "s"}):
                 service.hear()
-            service.hear()
             gate.touch()
             assert list(events)[-1][0] == "done"
         said(service, "second")

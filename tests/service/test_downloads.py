@@ -98,7 +98,6 @@ def test_client_that_leaves_cancels_no_download(make_lab: MakeLab, hub: Hub) -> 
     with lab_of(make_lab, hub).serve() as service:
         with service.asked("/model/switch", {"model_key": "tiny"}):
             assert hub.held.wait(BOUND_S)
-        service.hear()
         hub.released.set()
         wait_until(lambda: entry(service)["exists"], "tiny is there")
         assert len(hub.files_asked) == 1

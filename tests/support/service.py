@@ -26,6 +26,7 @@ import httpx
 import psutil
 import pytest
 
+from app.api.guard import _LOOK_AFTER_S
 from tests.support.fake import fake_llama_server_command, write_fault
 from tests.support.gguf import minimal_gguf
 
@@ -131,9 +132,16 @@ class Service:
         with closing(HTTPConnection(self.url.removeprefix("http://"), timeout=BOUND_S)) as connection:
             connection.request("POST", path, json.dumps(body), headers)
             yield
+        self.hear()
 
     def hear(self) -> None:
-        """Come back once it has acted on what was sent to it, or closed, before: its loop has gone round often."""
+        """Come back once it has acted on what was sent to it, or closed, before.
+
+        It has looked then whether clients left, and its loop has gone round often since.
+        """
+        looked_s = time.monotonic() + _LOOK_AFTER_S
+        while time.monotonic() < looked_s:
+            self.model()
         for _ in range(10):
             self.model()
 
