@@ -175,7 +175,8 @@ ADD = {"type": "function", "function": {"name": "add"}}
 @pytest.mark.parametrize("choice", ["required", "any", {"type": "function", "function": {"name": "add"}}, {}, 0, True])
 def test_call_that_is_asked_for_needs_a_tool(choice: Any) -> None:
     """llama-server would answer with words, and a client that waits for a call would wait for ever."""
-    for tools in ({}, {"tools": []}, {"tools": None}, {"server_tools": []}):
+    none: tuple[dict[str, Any], ...] = ({}, {"tools": []}, {"tools": None}, {"server_tools": []})
+    for tools in none:
         error = refusal(tool_choice=choice, **tools)
         assert error.param == "tool_choice"
         assert "the request has no tools" in error.message
