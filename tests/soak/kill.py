@@ -27,11 +27,11 @@ from tests.soak.ending import end_when_told
 from tests.support.service import BOUND_S, Service, temporary_lab
 
 CLIENTS, SLOTS = 200, 64
-MOST_ANSWERS = 300
+MOST_ANSWERS = 150
 """From a start to its kill."""
 ADDRESSES = 5
 """That the clients come from: one may open only so many connections."""
-TOKEN_S = 0.01
+TOKEN_S = 0.04
 _BACKOFF_S = 0.05
 _ALL_S = 120.0
 
