@@ -245,12 +245,12 @@ def docker() -> Finding:
         there = False
     if not there:
         return Finding("docker", "not applicable", f"no socket at {place}; only models in containers need Docker")
-    if not os.access(place, os.R_OK | os.W_OK):
-        fix = "add this user to the socket's group, which makes it root here; or use no models in containers"
-        return Finding("docker", "warning", f"{place} may not be used by this user", fix)
     told = ask_docker(place)
     if told.version is None:
-        return Finding("docker", "warning", f"Docker at {place} {told.why_not}", "look at its log, or restart it")
+        fix = "look at its log, or restart it"
+        if told.denied:
+            fix = "add this user to the socket's group, which makes it root here; or use no models in containers"
+        return Finding("docker", "warning", f"Docker at {place} {told.why_not}", fix)
     has_nvidia = "nvidia" in told.runtimes
     verdict, notes = _docker_notes(told.version, has_nvidia=has_nvidia)
     runtime = "with the nvidia runtime" if has_nvidia else "without the nvidia runtime, so without GPUs"

@@ -31,6 +31,8 @@ class Docker:
     rootless: bool = False
     """True: whoever may use it is not root on this machine by that."""
     why_not: str = ""
+    denied: bool = False
+    """True: this user may not use its socket."""
 
 
 def docker_socket(environment: Mapping[str, str]) -> Path | None:
@@ -48,6 +50,8 @@ def ask_docker(place: Path, *, limit_s: float = LIMIT_S) -> Docker:
     """
     try:
         told = _info(place, limit_s)
+    except PermissionError:
+        return Docker(None, why_not="may not be used by this user", denied=True)
     except TimeoutError:
         return Docker(None, why_not=f"did not answer within {limit_s:g} s")
     except (HTTPException, OSError, ValueError, RecursionError) as exc:

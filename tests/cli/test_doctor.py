@@ -24,6 +24,7 @@ from app.units import GIB
 from tests.cli.conftest import Call
 from tests.conftest import MakeLab
 from tests.support.dockerd import hanging_up, scripted_dockerd
+from tests.support.rootless import without_roots_rights
 from tests.support.service import BOUND_S, KEYS, Lab
 
 VERSION = "version: 9999 (abcdef0)"
@@ -363,12 +364,12 @@ def test_launcher_is_tried_where_one_is_named(make_lab: MakeLab, call: Call) -> 
         assert diagnose(call, lab, AIRLAB_LAUNCHER=str(place))["launcher"][0] == "ok"
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may use every socket")
 def test_docker_that_this_user_may_not_use_is_a_warning(make_lab: MakeLab, call: Call) -> None:
     lab = make_lab()
     with scripted_dockerd(lab.folder / "docker.sock", b"{}"):
         (lab.folder / "docker.sock").chmod(0)
-        verdict, found, fix = diagnose(call, lab)["docker"]
+        with without_roots_rights():
+            verdict, found, fix = diagnose(call, lab)["docker"]
     assert verdict == "warning"
     assert "may not be used" in found
     assert "group" in fix
