@@ -40,6 +40,12 @@ def sent(read: Callable[[bytes], Asked], body: dict[str, Any]) -> dict[str, Any]
     return told
 
 
+def refusal(read: Callable[..., object], body: dict[str, Any]) -> BadRequestError:
+    with pytest.raises(BadRequestError) as caught:
+        read(**body)
+    return caught.value
+
+
 def turn(role: str, *blocks: Any) -> dict[str, Any]:
     return {"role": role, "content": list(blocks)}
 
@@ -185,11 +191,10 @@ def test_form_of_the_text_goes_on() -> None:
     ids=lambda value: str(value)[:50],
 )
 def test_response_that_cannot_be_served_is_refused_by_name(body: dict[str, Any], param: str, words: str) -> None:
-    with pytest.raises(BadRequestError) as caught:
-        response(**body)
+    error = refusal(response, body)
 
-    assert caught.value.param == param
-    assert words in caught.value.message
+    assert error.param == param
+    assert words in error.message
 
 
 def test_fields_that_change_nothing_are_passed_over() -> None:
@@ -305,11 +310,10 @@ def test_thinking_and_form_of_a_message_go_on() -> None:
     ids=lambda value: str(value)[:50],
 )
 def test_message_that_cannot_be_served_is_refused_by_name(body: dict[str, Any], param: str, words: str) -> None:
-    with pytest.raises(BadRequestError) as caught:
-        message(**body)
+    error = refusal(message, body)
 
-    assert caught.value.param == param
-    assert words in caught.value.message
+    assert error.param == param
+    assert words in error.message
 
 
 def test_message_says_how_long_its_answer_may_be_and_a_count_does_not() -> None:

@@ -79,24 +79,25 @@ async def test_answer_that_breaks_off_is_said_to_have_broken_off(socket: Path) -
         await upstream.close(UpstreamError("done"))
 
 
+async def answered(server: Server, upstream: Upstream, said: bytes, *, on: Streams | None = None) -> Streams:
+    """Have a request answered with ``{}``, on this connection or on the next one that comes; the connection."""
+    asking = asyncio.ensure_future(upstream.send("/x", b"{}"))
+    reader, writer = on or await server.came.get()
+    await reader.readuntil(b"{}")
+    writer.write(said)
+    async with await asking as answer:
+        assert await answer.read() == b"{}"
+    return reader, writer
+
+
 async def test_connection_that_answered_is_used_again_and_one_that_streamed_is_not(socket: Path) -> None:
     """llama-server closes a connection after a stream, whatever its Keep-Alive says."""
     stream = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 2\r\n\r\n{}"
     async with Server(socket) as server, asyncio.timeout(BOUND_S):
         upstream = Upstream(socket)
-
-        async def ask(on: Streams | None, answered: bytes) -> Streams:
-            asking = asyncio.ensure_future(upstream.send("/x", b"{}"))
-            reader, writer = on or await server.came.get()
-            await reader.readuntil(b"{}")
-            writer.write(answered)
-            async with await asking as answer:
-                assert await answer.read() == b"{}"
-            return reader, writer
-
-        first = await ask(None, PLAIN)
-        assert await ask(first, stream) is not None
-        _, second = await ask(None, PLAIN)
+        first = await answered(server, upstream, PLAIN)
+        assert await answered(server, upstream, stream, on=first) is not None
+        _, second = await answered(server, upstream, PLAIN)
         assert server.came.empty()
         first[1].close()
         second.close()
@@ -106,12 +107,7 @@ async def test_connection_that_answered_is_used_again_and_one_that_streamed_is_n
 async def test_request_on_a_kept_connection_that_was_being_closed_is_sent_once_more(socket: Path) -> None:
     async with Server(socket) as server, asyncio.timeout(BOUND_S):
         upstream = Upstream(socket)
-        asking = asyncio.ensure_future(upstream.send("/x", b"{}"))
-        reader, kept = await server.came.get()
-        await reader.readuntil(b"{}")
-        kept.write(PLAIN)
-        async with await asking as answer:
-            await answer.read()
+        reader, kept = await answered(server, upstream, PLAIN)
 
         asking = asyncio.ensure_future(upstream.send("/x", b"{}"))
         await reader.readuntil(b"{}")
